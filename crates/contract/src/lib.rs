@@ -1,1 +1,14 @@
-//! Placeholder.
+//! The words the Colossus services share: names, the ownership mark, metadata keys and route specs.
+//!
+//! Pure on purpose: no client, no I/O, no clock. The services never talk to each other, they meet in
+//! Consul; whatever one writes there for another to read is spelled here, once.
+
+mod dns;
+mod meta;
+mod route;
+mod service;
+
+pub use dns::{DnsLabel, DnsNameError, DomainName, HostName};
+pub use meta::{META_CONTAINER, META_OWNER, OWNER_REGISTRATOR, TAG_UDP, is_owned, is_owned_by};
+pub use route::{RouteSpec, RouteSpecError};
+pub use service::{ServiceId, ServiceName, ServiceNameError};
