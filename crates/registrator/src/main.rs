@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! See the library for what it does and how.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    daemon::main("registrator", registrator::run)
+}

@@ -1,0 +1,110 @@
+//! The command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use consul::{Config, TokenSource};
+use daemon::{CommonArgs, HasCommon, InspectCommand};
+
+use crate::policy::PolicySource;
+use crate::variables::split_list;
+
+/// Registers this host's containers as services of the local Consul agent.
+///
+/// Every published port of a running container becomes one service instance, named after SERVICE_NAME or the
+/// image. Start a container with `docker run -d -p 80 -e SERVICE_NAME=example IMAGE` and it appears in Consul as
+/// `example`; stop it and it is gone. Services that registrator did not register are never touched.
+#[derive(Debug, Parser)]
+#[command(
+    name = "registrator",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+#[command(
+    after_help = "Examples:\n  registrator consul://127.0.0.1:8500\n  registrator --ip 192.0.2.10 --dry-run \
+                        consul://127.0.0.1:8500\n  registrator status\n\nExit codes: 0 stopped on request, 64 \
+                        the configuration is wrong, 1 anything else."
+)]
+pub struct Args {
+    /// Where to register: consul://HOST:PORT, or unix:///path/to/consul.sock.
+    #[arg(value_name = "REGISTRY", required = true)]
+    pub registry: Option<consul::Address>,
+
+    /// Address to register for ports that are bound to all addresses of the host [default: the address of the
+    /// interface with the default route].
+    #[arg(long, env = "REGISTRATOR_IP", value_name = "ADDRESS")]
+    pub ip: Option<IpAddr>,
+
+    /// Name of this host in service IDs [default: what Docker says].
+    #[arg(long, env = "REGISTRATOR_HOSTNAME", value_name = "NAME")]
+    pub hostname: Option<String>,
+
+    /// Register the containers' own addresses and ports, whether published or not.
+    #[arg(long)]
+    pub internal: bool,
+
+    /// Register only containers that have SERVICE_NAME or SERVICE_<port>_NAME.
+    #[arg(long)]
+    pub explicit: bool,
+
+    /// Tags to add to every service, separated by commas; `\,` is a comma in a tag.
+    #[arg(long, env = "REGISTRATOR_TAGS", value_name = "TAGS", default_value = "")]
+    pub tags: String,
+
+    /// How often to compare everything even if nothing seems to have happened.
+    #[arg(long, env = "REGISTRATOR_RESYNC", value_name = "DURATION", default_value = "30s", value_parser = daemon::parse_duration)]
+    pub resync: Duration,
+
+    /// Docker's endpoint: unix:///path or tcp://HOST:PORT [default: unix:///var/run/docker.sock].
+    #[arg(long, env = "DOCKER_HOST", value_name = "URI")]
+    pub docker_host: Option<String>,
+
+    /// File with the Consul ACL token; read again when it changes.
+    #[arg(long, env = "CONSUL_HTTP_TOKEN_FILE", value_name = "FILE")]
+    pub consul_token_file: Option<PathBuf>,
+
+    /// Print what would be registered and deregistered, change nothing, and exit.
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// What every service takes.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// A question to the registrator that runs here.
+    #[command(subcommand)]
+    pub command: Option<InspectCommand>,
+}
+
+impl Args {
+    /// How to talk to the agent.
+    pub fn consul_config(&self) -> Option<Config> {
+        let mut config = Config::new(self.registry.clone()?);
+        if let Some(file) = &self.consul_token_file {
+            config.token = TokenSource::File(file.clone());
+        }
+        Some(config)
+    }
+
+    /// What the operator said about how to register.
+    pub fn policy_source(&self) -> PolicySource {
+        PolicySource {
+            hostname: self.hostname.clone(),
+            address: self.ip,
+            internal: self.internal,
+            explicit: self.explicit,
+            tags: split_list(&self.tags),
+        }
+    }
+}
+
+impl HasCommon for Args {
+    const DEFAULT_ADMIN_ADDR: &'static str = "127.0.0.1:9101";
+
+    fn common(&self) -> &CommonArgs {
+        &self.common
+    }
+}

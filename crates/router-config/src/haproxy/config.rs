@@ -1,0 +1,387 @@
+//! HAProxy's configuration, rendered from the routing table: the same table always gives the same text.
+//!
+//! Everything that reaches the text is typed: DNS labels, server names of ours, socket addresses. Nothing that a
+//! container's owner can write appears in it, so nothing has to be escaped. The figures behind the choices are in
+//! `docs/architecture.md`.
+
+use std::fmt::{self, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use contract::{DnsLabel, HostName};
+use sha2::{Digest, Sha256};
+
+use crate::table::RoutingTable;
+
+/// Environment variable in HAProxy's configuration that says which generation it is. It can be read back from a
+/// running worker, which proves that this very text is what runs.
+pub const GENERATION_VARIABLE: &str = "COLOSSUS_GENERATION";
+
+/// Where a frontend listens: `:80` or `*:80` on every IPv4 address, `192.0.2.1:80`, `[::]:80`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindAddress {
+    ip: Option<IpAddr>,
+    port: u16,
+}
+
+impl FromStr for BindAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const MEND: &str = "write :80, 192.0.2.1:80 or [::]:80";
+        let (ip, port) = text
+            .rsplit_once(':')
+            .ok_or_else(|| format!("{text:?} has no port: {MEND}"))?;
+        let port = port.parse().ok().filter(|port| *port != 0);
+        let port = port.ok_or_else(|| format!("{text:?} has no port from 1 to 65535: {MEND}"))?;
+        let ip = match ip {
+            "" | "*" => None,
+            ip => {
+                let bare = ip
+                    .strip_prefix('[')
+                    .and_then(|ip| ip.strip_suffix(']'))
+                    .unwrap_or(ip);
+                Some(
+                    bare.parse()
+                        .map_err(|_| format!("{ip:?} is no IP address: {MEND}"))?,
+                )
+            }
+        };
+        Ok(Self { ip, port })
+    }
+}
+
+impl fmt::Display for BindAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ip {
+            None => write!(f, "*:{}", self.port),
+            Some(IpAddr::V4(ip)) => write!(f, "{ip}:{}", self.port),
+            Some(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
+        }
+    }
+}
+
+/// What of the configuration does not come from Consul.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where requests come in.
+    pub http: Vec<BindAddress>,
+    /// Where HAProxy's own metrics, statistics and `/health` are served.
+    pub stats: BindAddress,
+    /// Directory of the configuration and its maps, as HAProxy sees it.
+    pub directory: PathBuf,
+    /// User and group that HAProxy's workers become; `None` when HAProxy is not started as root.
+    pub user: Option<DnsLabel>,
+    /// Connections at the same time; bounds HAProxy's memory.
+    pub max_connections: u32,
+    /// How long a server may take to accept a connection.
+    pub connect_timeout: Duration,
+    /// How long a server may take to answer.
+    pub server_timeout: Duration,
+    /// How long a client may keep silent within a request.
+    pub client_timeout: Duration,
+    /// How long an idle client connection is kept.
+    pub keep_alive: Duration,
+    /// How long a worker that was replaced may serve its last connections, websockets above all.
+    pub hard_stop_after: Duration,
+}
+
+/// Identifies a rendered configuration: the same text has the same generation.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Generation(String);
+
+impl Generation {
+    /// As text: 16 hexadecimal digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Takes over what HAProxy answered.
+    pub fn from_running(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A configuration ready to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// Identifies it.
+    pub generation: Generation,
+    /// Text of the configuration file.
+    pub config: String,
+    /// Text of the host map it refers to.
+    pub hosts: String,
+}
+
+/// File name of the host map of a generation. Each generation has its own, so that a configuration and its map
+/// always fit together, also when an older one is put back.
+pub fn hosts_file(generation: &Generation) -> String {
+    format!("hosts-{generation}.map")
+}
+
+/// The configuration for `table`.
+pub fn render(table: &RoutingTable, settings: &Settings) -> Rendered {
+    let mut hosts = String::new();
+    let mut backends = String::new();
+    for (host, route) in &table.routes {
+        let backend = backend_name(host);
+        line(&mut hosts, format_args!("{host} {backend}"));
+        line(&mut backends, format_args!("\nbackend {backend}"));
+        let title = "503 Service Unavailable";
+        let text =
+            format!("{host} exists, but none of its instances is healthy right now. Try again in a moment.");
+        line(
+            &mut backends,
+            format_args!(
+                "    http-error status 503 content-type 'text/html; charset=utf-8' hdr Cache-Control no-store \
+                 hdr Retry-After 1 string '{}'",
+                page(title, &text)
+            ),
+        );
+        for (server, endpoint) in &route.servers {
+            line(&mut backends, format_args!("    server {server} {endpoint}"));
+        }
+    }
+    // The generation names the text, so it is taken over everything but itself.
+    let unnamed = document(settings, &Generation(String::new()), &backends);
+    let mut hasher = Sha256::new();
+    hasher.update(unnamed.len().to_le_bytes());
+    hasher.update(&unnamed);
+    hasher.update(&hosts);
+    let generation = Generation(
+        hasher
+            .finalize()
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
+    );
+    let config = document(settings, &generation, &backends);
+    Rendered {
+        generation,
+        config,
+        hosts,
+    }
+}
+
+/// The backend of a host name. Only host names have dots, so it never equals a name of ours.
+pub fn backend_name(host: &HostName) -> String {
+    format!("route:{host}")
+}
+
+fn line(text: &mut String, arguments: fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{arguments}");
+}
+
+fn page(title: &str, text: &str) -> String {
+    format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title><body><h1>{title}</h1>\
+         <p>{text}</p></body></html>"
+    )
+}
+
+fn document(settings: &Settings, generation: &Generation, backends: &str) -> String {
+    let ms = |duration: Duration| format!("{}ms", duration.as_millis());
+    let user = settings
+        .user
+        .as_ref()
+        .map(|user| format!("    user {user}\n    group {user}\n"))
+        .unwrap_or_default();
+    let binds: String = settings
+        .http
+        .iter()
+        .map(|address| format!("    bind {address}\n"))
+        .collect();
+    let not_found = page(
+        "404 Not Found",
+        "No service answers to this host name. Start one with: docker run -d -p 80 -e SERVICE_NAME=example IMAGE",
+    );
+    format!(
+        "# Written by router-config and replaced at every change: edits are lost.
+global
+    setenv {GENERATION_VARIABLE} {generation}
+    log stdout format raw local0 notice
+{user}    maxconn {maxconn}
+    hard-stop-after {hard_stop_after}
+
+defaults
+    mode http
+    log global
+    option forwardfor
+    # A keep-alive connection of a worker that was replaced is closed with its next answer, never between two
+    # requests: closing an idle one would race with a request that is on its way.
+    option idle-close-on-response
+    # A request that one server did not answer goes to another one. Only safe methods may be repeated after they
+    # were sent; see the frontend.
+    option redispatch 1
+    retries 3
+    retry-on all-retryable-errors
+    balance leastconn
+    timeout connect {connect}
+    timeout server {server}
+    timeout client {client}
+    timeout http-request {client}
+    timeout http-keep-alive {keep_alive}
+    timeout queue {connect}
+    timeout check {connect}
+    timeout tunnel 1h
+    timeout client-fin 10s
+    # tcp-ut gives up on a host that has vanished without closing its connections.
+    default-server check inter 2s fastinter 500ms downinter 1s fall 2 rise 1 tcp-ut 1s
+
+frontend http
+{binds}    http-request set-header X-Forwarded-Proto http
+    http-request set-header X-Forwarded-Host %[req.hdr(host)]
+    http-request set-header X-Forwarded-Port %[dst_port]
+    http-request set-header X-Real-IP %[src]
+    http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE }}
+    use_backend %[req.hdr(host),host_only,rtrim(.),lower,map({directory}/{hosts},no_route)]
+
+backend no_route
+    http-request return status 404 content-type 'text/html; charset=utf-8' hdr Cache-Control no-store string '{not_found}'
+
+frontend stats
+    bind {stats}
+    http-request return status 200 content-type text/plain string ok if {{ path /health }}
+    http-request use-service prometheus-exporter if {{ path /metrics }}
+    stats enable
+    stats uri /
+{backends}",
+        maxconn = settings.max_connections,
+        hard_stop_after = ms(settings.hard_stop_after),
+        connect = ms(settings.connect_timeout),
+        server = ms(settings.server_timeout),
+        client = ms(settings.client_timeout),
+        keep_alive = ms(settings.keep_alive),
+        directory = settings.directory.display(),
+        hosts = hosts_file(generation),
+        stats = settings.stats,
+    )
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::instance::{Health, InstanceKey, ServiceInstance};
+    use crate::table::routing_table;
+
+    pub(crate) fn settings() -> Settings {
+        Settings {
+            http: vec![":80".parse().unwrap(), "[::1]:8080".parse().unwrap()],
+            stats: "127.0.0.1:8404".parse().unwrap(),
+            directory: "/var/lib/colossus/router".into(),
+            user: Some("haproxy".parse().unwrap()),
+            max_connections: 10_000,
+            connect_timeout: Duration::from_secs(1),
+            server_timeout: Duration::from_secs(60),
+            client_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(15),
+            hard_stop_after: Duration::from_secs(60),
+        }
+    }
+
+    fn instance(node: &str, id: &str, address: &str) -> ServiceInstance {
+        ServiceInstance {
+            key: InstanceKey {
+                node: node.to_owned(),
+                id: id.to_owned(),
+            },
+            address: address.parse().unwrap(),
+            port: 8080,
+            health: Health::Healthy,
+        }
+    }
+
+    fn table(services: &[(&str, Vec<ServiceInstance>)]) -> RoutingTable {
+        let services: BTreeMap<_, _> = services
+            .iter()
+            .map(|(name, i)| ((*name).to_owned(), i.clone()))
+            .collect();
+        routing_table(&services, &"cluster.local".parse().unwrap())
+    }
+
+    #[test]
+    fn the_rendered_configuration() {
+        let rendered = render(
+            &table(&[
+                (
+                    "example",
+                    vec![
+                        instance("n1", "n1:web:80", "192.0.2.1"),
+                        instance("n2", "n2:web:80", "2001:db8::1"),
+                    ],
+                ),
+                ("empty", vec![]),
+            ]),
+            &settings(),
+        );
+        insta::assert_snapshot!("config", rendered.config);
+        insta::assert_snapshot!("hosts", rendered.hosts);
+    }
+
+    #[test]
+    fn the_same_table_gives_the_same_generation_and_another_one_another() {
+        let one = table(&[("example", vec![instance("n1", "a", "192.0.2.1")])]);
+        let two = table(&[("example", vec![instance("n1", "a", "192.0.2.2")])]);
+        assert_eq!(render(&one, &settings()), render(&one, &settings()));
+        assert_ne!(
+            render(&one, &settings()).generation,
+            render(&two, &settings()).generation
+        );
+        let other = Settings {
+            max_connections: 1,
+            ..settings()
+        };
+        assert_ne!(
+            render(&one, &settings()).generation,
+            render(&one, &other).generation
+        );
+    }
+
+    #[test]
+    fn bind_addresses_are_parsed_and_mistakes_named() {
+        for (text, shown) in [
+            (":80", "*:80"),
+            ("*:80", "*:80"),
+            ("192.0.2.1:1", "192.0.2.1:1"),
+            ("[::]:9", "[::]:9"),
+        ] {
+            assert_eq!(text.parse::<BindAddress>().unwrap().to_string(), shown);
+        }
+        for bad in [
+            "", "80", ":0", ":99999", "host:80", "[::1:80", "a b:80", ":80 ssl",
+        ] {
+            let error = bad.parse::<BindAddress>().unwrap_err();
+            assert!(error.contains(":80"), "{error}");
+        }
+    }
+
+    proptest! {
+        /// Whatever names and IDs people choose, each service adds the lines of its backend and nothing else.
+        #[test]
+        fn hostile_names_never_add_a_line(names in prop::collection::btree_set(".{1,20}", 0..6), id in ".{0,60}") {
+            let services: Vec<_> =
+                names.iter().map(|name| (name.as_str(), vec![instance("n\n1", &id, "192.0.2.1")])).collect();
+            let table = table(&services);
+            let rendered = render(&table, &settings());
+            let bare = render(&RoutingTable::default(), &settings());
+            let expected = bare.config.lines().count() + 4 * table.routes.len();
+            prop_assert_eq!(rendered.config.lines().count(), expected);
+            prop_assert_eq!(rendered.hosts.lines().count(), table.routes.len());
+            prop_assert!(rendered.config.is_ascii() && rendered.hosts.is_ascii());
+        }
+    }
+}

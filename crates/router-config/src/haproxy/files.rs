@@ -1,0 +1,255 @@
+//! The files that HAProxy and the next router-config start from: always whole, always one that worked behind.
+//!
+//! `haproxy.cfg` is what HAProxy reads; `haproxy.cfg.last-good` is the last one that it took, put back when it
+//! refuses a newer one and used by HAProxy's start script for the same end; `known.json` is what this process knew.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::fs;
+use tokio::io::AsyncWriteExt;
+
+use super::config::{Generation, Rendered, hosts_file};
+use crate::instance::ServiceInstance;
+
+/// The file HAProxy reads.
+pub const CONFIG: &str = "haproxy.cfg";
+/// The last one that HAProxy took.
+pub const LAST_GOOD: &str = "haproxy.cfg.last-good";
+/// The services this process knew.
+pub const KNOWN: &str = "known.json";
+
+/// What went wrong with a file.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// It could not be written; what was there is unharmed.
+    #[error("cannot write {path}, the old one is kept")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It could not be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It does not contain what it should.
+    #[error("{path} is damaged and is ignored")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+}
+
+/// What is kept from one process to the next.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Known {
+    services: BTreeMap<String, Vec<ServiceInstance>>,
+}
+
+/// The directory with the files.
+#[derive(Debug, Clone)]
+pub struct Files {
+    directory: PathBuf,
+}
+
+impl Files {
+    /// The files in `directory`.
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The configuration that HAProxy would read now, `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn config(&self) -> Result<Option<String>, FileError> {
+        let path = self.directory.join(CONFIG);
+        match fs::read(&path).await {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(FileError::Read { path, source }),
+        }
+    }
+
+    /// Puts `rendered` where HAProxy reads it. The map goes first, so that the configuration never names one
+    /// that is not there.
+    ///
+    /// # Errors
+    /// When the disk is full or read-only: HAProxy's present files are unharmed.
+    pub async fn write(&self, rendered: &Rendered) -> Result<(), FileError> {
+        self.replace(&hosts_file(&rendered.generation), rendered.hosts.as_bytes())
+            .await?;
+        self.replace(CONFIG, rendered.config.as_bytes()).await
+    }
+
+    /// Remembers that HAProxy took the present configuration, and removes the maps of all others.
+    ///
+    /// # Errors
+    /// When it cannot be written; the one before stays then.
+    pub async fn keep_as_last_good(&self, rendered: &Rendered) -> Result<(), FileError> {
+        self.replace(LAST_GOOD, rendered.config.as_bytes()).await?;
+        self.remove_maps_except(&rendered.generation).await;
+        Ok(())
+    }
+
+    /// Puts the last good configuration back; `false` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub async fn restore_last_good(&self) -> Result<bool, FileError> {
+        let path = self.directory.join(LAST_GOOD);
+        match fs::read(&path).await {
+            Ok(config) => self.replace(CONFIG, &config).await.map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(FileError::Read { path, source }),
+        }
+    }
+
+    /// The services an earlier process knew; none when there was none.
+    ///
+    /// # Errors
+    /// When the file is damaged or cannot be read: go on without it.
+    pub async fn known(&self) -> Result<BTreeMap<String, Vec<ServiceInstance>>, FileError> {
+        let path = self.directory.join(KNOWN);
+        let bytes = match fs::read(&path).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(source) => return Err(FileError::Read { path, source }),
+        };
+        let known: Known =
+            serde_json::from_slice(&bytes).map_err(|source| FileError::Parse { path, source })?;
+        Ok(known.services)
+    }
+
+    /// Keeps the services for the next process.
+    ///
+    /// # Errors
+    /// When it cannot be written; the one before stays then.
+    pub async fn keep_known(
+        &self,
+        services: BTreeMap<String, Vec<ServiceInstance>>,
+    ) -> Result<(), FileError> {
+        let path = self.directory.join(KNOWN);
+        let json =
+            serde_json::to_vec(&Known { services }).map_err(|source| FileError::Parse { path, source })?;
+        self.replace(KNOWN, &json).await
+    }
+
+    /// Replaces a file as a whole: whoever reads it sees the old text or the new one.
+    async fn replace(&self, name: &str, content: &[u8]) -> Result<(), FileError> {
+        let path = self.directory.join(name);
+        let temporary = self.directory.join(format!(".{name}.new"));
+        let write = async {
+            let mut file = fs::File::create(&temporary).await?;
+            file.write_all(content).await?;
+            // Without this, a power cut after the rename could leave an empty file under the final name.
+            file.sync_data().await?;
+            fs::rename(&temporary, &path).await
+        };
+        match write.await {
+            Ok(()) => Ok(()),
+            Err(source) => {
+                // On a full disk what was written is in the way of the next attempt; if it stays, no harm is done.
+                let _ = fs::remove_file(&temporary).await;
+                Err(FileError::Write { path, source })
+            }
+        }
+    }
+
+    async fn remove_maps_except(&self, generation: &Generation) {
+        let keep = hosts_file(generation);
+        let Ok(mut entries) = fs::read_dir(&self.directory).await else {
+            return;
+        };
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if name.starts_with("hosts-") && name.ends_with(".map") && name != keep {
+                // One that stays is removed the next time.
+                let _ = fs::remove_file(entry.path()).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::{render, tests::settings};
+    use super::*;
+    use crate::table::RoutingTable;
+
+    fn rendered(max_connections: u32) -> Rendered {
+        let settings = super::super::config::Settings {
+            max_connections,
+            ..settings()
+        };
+        render(&RoutingTable::default(), &settings)
+    }
+
+    #[tokio::test]
+    async fn the_last_good_configuration_is_put_back_with_its_map() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::new(directory.path().to_owned());
+        assert_eq!(files.config().await.unwrap(), None);
+        assert!(!files.restore_last_good().await.unwrap());
+
+        let (good, bad) = (rendered(1), rendered(2));
+        files.write(&good).await.unwrap();
+        files.keep_as_last_good(&good).await.unwrap();
+        files.write(&bad).await.unwrap();
+        assert_eq!(files.config().await.unwrap().as_ref(), Some(&bad.config));
+
+        assert!(files.restore_last_good().await.unwrap());
+        assert_eq!(files.config().await.unwrap().as_ref(), Some(&good.config));
+        assert!(directory.path().join(hosts_file(&good.generation)).exists());
+
+        files.keep_as_last_good(&good).await.unwrap();
+        assert!(!directory.path().join(hosts_file(&bad.generation)).exists());
+        assert!(directory.path().join(hosts_file(&good.generation)).exists());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_written_leaves_the_old_one_and_no_litter() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::new(directory.path().join("missing"));
+        let error = files.write(&rendered(1)).await.unwrap_err();
+        assert!(error.to_string().contains("the old one is kept"), "{error}");
+
+        // A directory in the way of the rename: the temporary file must not stay.
+        let files = Files::new(directory.path().to_owned());
+        std::fs::create_dir_all(directory.path().join(CONFIG).join("x")).unwrap();
+        files.write(&rendered(1)).await.unwrap_err();
+        assert!(!directory.path().join(format!(".{CONFIG}.new")).exists());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_memory_is_an_error_that_names_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::new(directory.path().to_owned());
+        assert!(files.known().await.unwrap().is_empty());
+        files
+            .keep_known(BTreeMap::from([("web".to_owned(), vec![])]))
+            .await
+            .unwrap();
+        assert_eq!(files.known().await.unwrap().keys().collect::<Vec<_>>(), ["web"]);
+        std::fs::write(directory.path().join(KNOWN), "{\"services\":").unwrap();
+        let error = files.known().await.unwrap_err();
+        assert!(error.to_string().contains(KNOWN), "{error}");
+    }
+}
