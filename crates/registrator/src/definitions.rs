@@ -1,5 +1,6 @@
 //! Which services a container offers: a pure function of its snapshot and the policy of this host.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -98,14 +99,15 @@ pub fn service_definitions(container: &ContainerSnapshot, policy: &Policy) -> De
         }
         match definition(container, policy, endpoint, group, &mut definitions.rejections) {
             Ok((id, record)) => {
-                if definitions.services.contains_key(&id) {
-                    definitions.rejections.push(Rejection::new(
+                match definitions.services.entry(id) {
+                    Entry::Vacant(vacant) => {
+                        vacant.insert(record);
+                    }
+                    Entry::Occupied(taken) => definitions.rejections.push(Rejection::new(
                         &container.name,
-                        format!("service ID {id}"),
+                        format!("service ID {}", taken.key()),
                         "two ports of the container claim it: give each port its own with SERVICE_<port>_ID",
-                    ));
-                } else {
-                    definitions.services.insert(id, record);
+                    )),
                 }
             }
             Err(rejection) => definitions.rejections.push(rejection),
@@ -382,7 +384,9 @@ mod tests {
 
     #[test]
     fn each_rule_of_the_contract_gives_its_exact_registration() {
-        let cases: &[(&str, &[&str], &[&str], &[&str])] = &[
+        // Image, ports, environment; the services they give.
+        type Case = (&'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]);
+        let cases: &[Case] = &[
             // Names.
             (
                 "nginx",

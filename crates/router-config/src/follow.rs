@@ -32,6 +32,7 @@ const SWEEP_CONCURRENCY: usize = 8;
 /// How long a query may hang: a frozen agent is noticed and reported after about this long.
 const WAIT: Duration = Duration::from_secs(60);
 
+type Answer = Result<Response<Vec<ServiceEntry>>, consul::Error>;
 type Services = BTreeMap<String, Vec<String>>;
 
 /// What one of the queries under way came back with.
@@ -42,7 +43,7 @@ enum Event {
         Box<Watch<Vec<ServiceEntry>>>,
         WatchEvent<Vec<ServiceEntry>>,
     ),
-    Swept(Vec<(String, Result<Response<Vec<ServiceEntry>>, consul::Error>)>),
+    Swept(Vec<(String, Answer)>),
     SweepDue,
     /// Something that is no longer wanted: the watch of a service that is gone, a sweep that came sooner.
     Dropped,
@@ -279,7 +280,7 @@ impl Follower {
         self.sweep = Sweep::Waiting(handle);
     }
 
-    fn swept(&mut self, answers: Vec<(String, Result<Response<Vec<ServiceEntry>>, consul::Error>)>) {
+    fn swept(&mut self, answers: Vec<(String, Answer)>) {
         let mut changed = 0;
         for (name, answer) in answers {
             match answer {
