@@ -97,8 +97,8 @@ pub struct Args {
     #[arg(long, env = "ROUTER_REMEMBER", value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
     pub remember: Duration,
 
-    /// Connections that HAProxy serves at the same time.
-    #[arg(long, env = "ROUTER_MAX_CONNECTIONS", value_name = "COUNT", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    /// Connections that HAProxy serves at the same time; each takes two file descriptors.
+    #[arg(long, env = "ROUTER_MAX_CONNECTIONS", value_name = "COUNT", default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     pub max_connections: u32,
 
     /// How often to compare with HAProxy even if nothing seems to have happened.

@@ -211,6 +211,9 @@ global
     setenv {GENERATION_VARIABLE} {generation}
     log stdout format raw local0 notice
 {user}    maxconn {maxconn}
+    # Fewer file descriptors than two for each connection and one for each checked server are a reason to warn, not to
+    # refuse to start: that would be found out by the next power cut.
+    no strict-limits
     hard-stop-after {hard_stop_after}
 
 defaults

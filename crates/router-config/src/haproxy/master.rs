@@ -100,6 +100,8 @@ impl Master {
         let conversation = async {
             let mut stream = UnixStream::connect(&self.socket).await?;
             stream.write_all(format!("{command}\n").as_bytes()).await?;
+            // The master keeps the connection for further commands until it hears that there are none.
+            stream.shutdown().await?;
             let mut answer = Vec::new();
             stream.take(ANSWER_MAX).read_to_end(&mut answer).await?;
             Ok(String::from_utf8_lossy(&answer).into_owned())

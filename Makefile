@@ -1,0 +1,38 @@
+# Colossus. `make` alone says what there is to make; the work is in deploy/*.sh.
+# Variables given on the command line reach the scripts through the environment. Their defaults are in deploy/lib.sh.
+
+.DEFAULT_GOAL := help
+.PHONY: help up down images images-clean clean-images test bench clean
+
+help: ## This list
+	@echo 'make TARGET [VARIABLE=value ...]'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo 'Variables of up (defaults): HTTP_PORT=80 DOMAIN=cluster.local PROJECT=colossus CONSUL_PORT=8500 ETCD_PORT=2379'
+	@echo '  REGISTRATOR_ADMIN_PORT=9101 ROUTER_ADMIN_PORT=9102 HAPROXY_STATS_PORT=8404; all are in deploy/README.md'
+
+up: ## Start the platform on this machine; returns when it is ready
+	@deploy/up.sh
+
+down: ## End it: containers, volumes and networks (PROJECT=colossus)
+	@deploy/down.sh
+
+images: ## Build every image (REBUILD=1: from nothing)
+	@deploy/images/build.sh
+
+images-clean: clean-images
+
+clean-images: ## Remove the platform's images
+	@deploy/images/clean.sh
+
+test: ## Format, lints, documentation, unit tests, images, integration tests against the real programs
+	@deploy/test.sh
+
+bench: ## Container start to first answer, and the floor beside it, as a table and as JSON
+	@deploy/prereqs.sh
+	@deploy/images/build.sh
+	@cargo run --release --locked -p integration-tests --bin bench
+
+clean: ## Remove what was built on this machine except images
+	@cargo clean
