@@ -187,7 +187,7 @@ apt_install() {
 
 need_docker() {
   have docker || die 1 "Docker is missing" \
-    "install Docker Engine (on Debian and Ubuntu: apt-get install docker.io), start it, and run this again"
+    "install Docker Engine (your distribution packages it), start it, and run this again"
   local answer
   if ! answer=$(timeout 20 docker version --format '{{.Server.Version}}' 2>&1); then
     case $answer in

@@ -1,5 +1,6 @@
 //! A Consul agent alone, on the loopback address with ports of its own.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::docker::Container;
@@ -28,6 +29,16 @@ impl Agent {
 
     /// Starts one with more arguments (`-bootstrap-expect=3` never has a leader) and waits for nothing.
     pub fn start_with(arguments: &[&str]) -> Self {
+        Self::start_opted(&[], arguments)
+    }
+
+    /// The same with `directory` mounted at the path it has here: for certificates, and for a Unix socket.
+    pub fn start_mounting(directory: &Path, arguments: &[&str]) -> Self {
+        let path = directory.display();
+        Self::start_opted(&[format!("--volume={path}:{path}")], arguments)
+    }
+
+    fn start_opted(more: &[String], arguments: &[&str]) -> Self {
         let [http, dns, server, serf] = free_ports();
         let ports = [
             ("CONSUL_PORT", http),
@@ -37,6 +48,7 @@ impl Agent {
         ];
         let mut options = vec!["--network=host".to_owned()];
         options.extend(ports.map(|(name, port)| format!("--env={name}={port}")));
+        options.extend_from_slice(more);
         let address = format!("http://127.0.0.1:{http}");
         let client = consul::Client::new(consul::Config::new(address.parse().expect("an address"))).expect("a client");
         let container = run(&options, arguments);

@@ -122,3 +122,33 @@ pub async fn get_json(address: SocketAddr, path: &str) -> Result<serde_json::Val
     }
     serde_json::from_str(&answer.body).map_err(|error| error.to_string())
 }
+
+/// Opens a websocket, sends one short text and gives the first one that comes back (RFC 6455).
+///
+/// # Errors
+/// When the server does not switch protocols, or sends something else.
+///
+/// # Panics
+/// When `text` is longer than 125 bytes: those need another framing.
+pub async fn websocket_echo(address: SocketAddr, host: &str, path: &str, text: &str) -> io::Result<String> {
+    assert!(text.len() <= 125);
+    let mut connection = BufReader::new(TcpStream::connect(address).await?);
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    connection.get_mut().write_all(request.as_bytes()).await?;
+    if !line(&mut connection).await?.contains(" 101 ") {
+        return Err(malformed());
+    }
+    while !line(&mut connection).await?.is_empty() {}
+    // A final text frame, masked with zeros as only clients' frames are.
+    let length = u8::try_from(text.len()).map_err(|_| malformed())?;
+    let frame = [&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat();
+    connection.get_mut().write_all(&frame).await?;
+    let mut head = [0; 2];
+    connection.read_exact(&mut head).await?;
+    let mut payload = vec![0; usize::from(head[1])];
+    connection.read_exact(&mut payload).await?;
+    Ok(String::from_utf8_lossy(&payload).into_owned())
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::docker::{docker, try_docker, unique};
+use crate::docker::{Container, docker, try_docker, unique};
 use crate::http::{Answer, get, get_json};
 use crate::wait::until;
 
@@ -26,6 +26,7 @@ struct Ports {
     consul: u16,
     registrator: u16,
     router: u16,
+    stats: u16,
 }
 
 /// The domain of a test platform.
@@ -37,9 +38,27 @@ impl Platform {
     /// # Panics
     /// When it does not come up.
     pub fn up() -> Self {
+        Self::up_after(|_| {})
+    }
+
+    /// Starts one whose configuration directory has only `megabytes` of space, in memory.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn up_with_small_state(megabytes: u32) -> Self {
+        Self::up_after(|platform| {
+            let size = format!("o=size={megabytes}m,uid=65532,gid=65532,mode=2770");
+            let label = format!("com.docker.compose.project={}", platform.project);
+            let options = ["--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", &size, "--label", &label];
+            docker(&[&["volume", "create"], &options[..], &[&platform.volume("router")]].concat());
+        })
+    }
+
+    fn up_after(prepare: impl Fn(&Self)) -> Self {
         // One that is taken between finding it and binding it is found out by up.sh: try again with others.
         for attempt in 1..=3 {
             let platform = Self::chosen();
+            prepare(&platform);
             match platform.run("up.sh") {
                 Ok(_) => return platform,
                 Err(output) => eprintln!("attempt {attempt}: {output}"),
@@ -66,7 +85,7 @@ impl Platform {
             ("HAPROXY_STATS_PORT", stats.to_string()),
             ("SKIP_IMAGES", "1".to_owned()),
         ];
-        Self { project, environment, ports: Ports { http, consul, registrator, router } }
+        Self { project, environment, ports: Ports { http, consul, registrator, router, stats } }
     }
 
     /// Runs a script of `deploy/` on this platform and gives what it printed.
@@ -82,6 +101,63 @@ impl Platform {
             .map_err(|error| error.to_string())?;
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         if output.status.success() { Ok(text) } else { Err(text) }
+    }
+
+    /// Its compose project.
+    pub fn project(&self) -> &str {
+        &self.project
+    }
+
+    fn volume(&self, name: &str) -> String {
+        format!("{}_{name}", self.project)
+    }
+
+    /// Ends Consul, empties its data directory and starts it again.
+    ///
+    /// # Panics
+    /// When it has no leader within 30 s.
+    pub async fn wipe_consul(&self) {
+        self.command(&["kill"], "consul");
+        self.in_volume("consul", "rm -rf /state/*");
+        self.command(&["start"], "consul");
+        let consul = self.consul();
+        until("Consul has a leader", Duration::from_secs(30), || async {
+            match consul.leader().await {
+                Ok(Some(_)) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+
+    /// Runs a shell command with the configuration directory at `/state`.
+    pub fn in_state_directory(&self, command: &str) -> String {
+        self.in_volume("router", command)
+    }
+
+    fn in_volume(&self, volume: &str, command: &str) -> String {
+        let mount = format!("{}:/state", self.volume(volume));
+        let shell = ["--rm", "--user", "0", "-v", &mount, "--entrypoint", "sh"];
+        docker(&[&["run"], &shell[..], &["colossus/haproxy", "-c", command]].concat())
+    }
+
+    /// A file of the configuration directory.
+    pub fn router_file(&self, name: &str) -> String {
+        self.in_state_directory(&format!("cat /state/{name}"))
+    }
+
+    /// A router-config in place of the platform's own, with further arguments.
+    pub fn run_router_config(&self, arguments: &[&str]) -> Container {
+        let mount = format!("{}:/var/lib/colossus/router", self.volume("router"));
+        let admin = format!("127.0.0.1:{}", self.ports.router);
+        let consul = format!("http://127.0.0.1:{}", self.ports.consul);
+        let stats = format!("127.0.0.1:{}", self.ports.stats);
+        let common = ["--admin-addr", &admin, "--consul", &consul, "--domain", DOMAIN, "--stats-addr", &stats];
+        Container::run(
+            &["--network=host", "-v", &mount],
+            "colossus/router-config",
+            &[&common, arguments].concat(),
+        )
     }
 
     /// Where HAProxy takes requests.
