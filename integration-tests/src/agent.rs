@@ -50,9 +50,15 @@ impl Agent {
         options.extend(ports.map(|(name, port)| format!("--env={name}={port}")));
         options.extend_from_slice(more);
         let address = format!("http://127.0.0.1:{http}");
-        let client = consul::Client::new(consul::Config::new(address.parse().expect("an address"))).expect("a client");
+        let client =
+            consul::Client::new(consul::Config::new(address.parse().expect("an address"))).expect("a client");
         let container = run(&options, arguments);
-        Self { container, options, client, address }
+        Self {
+            container,
+            options,
+            client,
+            address,
+        }
     }
 
     /// A client of it.

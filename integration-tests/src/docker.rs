@@ -18,8 +18,11 @@ pub fn docker(arguments: &[&str]) -> String {
 /// # Errors
 /// With what it printed on stderr.
 pub fn try_docker(arguments: &[&str]) -> Result<String, String> {
-    let output =
-        Command::new("docker").args(arguments).stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+    let output = Command::new("docker")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| error.to_string())?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     } else {
@@ -52,7 +55,11 @@ impl Container {
     /// An `example-web` whose service is called `service`, with a published port and more `options`.
     pub fn example(service: &str, options: &[&str]) -> Self {
         let name = format!("SERVICE_NAME={service}");
-        Self::run(&[&["-p", "80", "-e", &name], options].concat(), "colossus/example-web", &[])
+        Self::run(
+            &[&["-p", "80", "-e", &name], options].concat(),
+            "colossus/example-web",
+            &[],
+        )
     }
 
     /// Its full ID.
@@ -77,8 +84,15 @@ impl Container {
 
     /// Everything it has logged.
     pub fn logs(&self) -> String {
-        let output = Command::new("docker").args(["logs", &self.id]).output().expect("docker logs");
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+        let output = Command::new("docker")
+            .args(["logs", &self.id])
+            .output()
+            .expect("docker logs");
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
     }
 }
 

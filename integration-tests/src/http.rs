@@ -28,7 +28,10 @@ pub struct Answer {
 impl Answer {
     /// The first header of this name (lower case).
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -42,7 +45,10 @@ pub struct Client {
 impl Client {
     /// A client of the server at `address`; connects with the first request.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, connection: None }
+        Self {
+            address,
+            connection: None,
+        }
     }
 
     /// Sends one request and reads its answer.
@@ -51,8 +57,13 @@ impl Client {
     /// When there is no complete answer.
     pub async fn request(&mut self, method: &str, host: &str, path: &str, body: &str) -> io::Result<Answer> {
         let result = tokio::time::timeout(DEADLINE, self.exchange(method, host, path, body)).await;
-        let result = result.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in 20 s")));
-        let closing = |answer: &Answer| answer.header("connection").is_some_and(|c| c.eq_ignore_ascii_case("close"));
+        let result =
+            result.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in 20 s")));
+        let closing = |answer: &Answer| {
+            answer
+                .header("connection")
+                .is_some_and(|c| c.eq_ignore_ascii_case("close"))
+        };
         if result.as_ref().map_or(true, closing) {
             self.connection = None;
         }
@@ -70,7 +81,11 @@ impl Client {
         );
         connection.get_mut().write_all(request.as_bytes()).await?;
         let status = line(connection).await?;
-        let status = status.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(malformed)?;
+        let status = status
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .ok_or_else(malformed)?;
         let mut headers = Vec::new();
         loop {
             let line = line(connection).await?;
@@ -80,8 +95,14 @@ impl Client {
             let (name, value) = line.split_once(':').ok_or_else(malformed)?;
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let mut answer = Answer { status, headers, body: String::new() };
-        let length = answer.header("content-length").map_or(Ok(0), |length| length.parse().map_err(|_| malformed()))?;
+        let mut answer = Answer {
+            status,
+            headers,
+            body: String::new(),
+        };
+        let length = answer
+            .header("content-length")
+            .map_or(Ok(0), |length| length.parse().map_err(|_| malformed()))?;
         if method != "HEAD" {
             let mut bytes = vec![0; length];
             connection.read_exact(&mut bytes).await?;
@@ -94,7 +115,10 @@ impl Client {
 async fn line(connection: &mut BufReader<TcpStream>) -> io::Result<String> {
     let mut line = String::new();
     if connection.read_line(&mut line).await? == 0 {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed without an answer"));
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "closed without an answer",
+        ));
     }
     Ok(line.trim_end().to_owned())
 }
@@ -116,7 +140,9 @@ pub async fn get(address: SocketAddr, host: &str, path: &str) -> io::Result<Answ
 /// # Errors
 /// When there is no answer, or none with status 200 and JSON.
 pub async fn get_json(address: SocketAddr, path: &str) -> Result<serde_json::Value, String> {
-    let answer = get(address, "localhost", path).await.map_err(|error| error.to_string())?;
+    let answer = get(address, "localhost", path)
+        .await
+        .map_err(|error| error.to_string())?;
     if answer.status != 200 {
         return Err(format!("{path} answers {}: {}", answer.status, answer.body));
     }

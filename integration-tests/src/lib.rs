@@ -2,13 +2,17 @@
 //!
 //! Everything made here carries the label [`docker::LABEL`] and is removed when its guard is dropped, also when the
 //! test fails. A test never waits for time to pass: it waits [`until`](wait::until) something holds.
-//!
-//! This is code for tests: it panics where a test should fail.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 pub mod agent;
 pub mod docker;
 pub mod http;
 pub mod load;
 pub mod platform;
+pub mod router;
 pub mod wait;

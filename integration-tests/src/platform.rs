@@ -38,27 +38,9 @@ impl Platform {
     /// # Panics
     /// When it does not come up.
     pub fn up() -> Self {
-        Self::up_after(|_| {})
-    }
-
-    /// Starts one whose configuration directory has only `megabytes` of space, in memory.
-    ///
-    /// # Panics
-    /// When it does not come up.
-    pub fn up_with_small_state(megabytes: u32) -> Self {
-        Self::up_after(|platform| {
-            let size = format!("o=size={megabytes}m,uid=65532,gid=65532,mode=2770");
-            let label = format!("com.docker.compose.project={}", platform.project);
-            let options = ["--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", &size, "--label", &label];
-            docker(&[&["volume", "create"], &options[..], &[&platform.volume("router")]].concat());
-        })
-    }
-
-    fn up_after(prepare: impl Fn(&Self)) -> Self {
         // One that is taken between finding it and binding it is found out by up.sh: try again with others.
         for attempt in 1..=3 {
             let platform = Self::chosen();
-            prepare(&platform);
             match platform.run("up.sh") {
                 Ok(_) => return platform,
                 Err(output) => eprintln!("attempt {attempt}: {output}"),
@@ -68,7 +50,18 @@ impl Platform {
     }
 
     fn chosen() -> Self {
-        let [http, consul, dns, server, serf, etcd, peer, registrator, router, stats] = free_ports();
+        let [
+            http,
+            consul,
+            dns,
+            server,
+            serf,
+            etcd,
+            peer,
+            registrator,
+            router,
+            stats,
+        ] = free_ports();
         let project = unique("colossus-test");
         let environment = vec![
             ("PROJECT", project.clone()),
@@ -85,7 +78,17 @@ impl Platform {
             ("HAPROXY_STATS_PORT", stats.to_string()),
             ("SKIP_IMAGES", "1".to_owned()),
         ];
-        Self { project, environment, ports: Ports { http, consul, registrator, router, stats } }
+        Self {
+            project,
+            environment,
+            ports: Ports {
+                http,
+                consul,
+                registrator,
+                router,
+                stats,
+            },
+        }
     }
 
     /// Runs a script of `deploy/` on this platform and gives what it printed.
@@ -93,14 +96,28 @@ impl Platform {
     /// # Errors
     /// With what it printed, when it fails.
     pub fn run(&self, script: &str) -> Result<String, String> {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(script);
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("../deploy")
+            .join(script);
         let output = Command::new(path)
-            .envs(self.environment.iter().map(|(name, value)| (name, value.as_str())))
+            .envs(
+                self.environment
+                    .iter()
+                    .map(|(name, value)| (name, value.as_str())),
+            )
             .stdin(Stdio::null())
             .output()
             .map_err(|error| error.to_string())?;
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        if output.status.success() { Ok(text) } else { Err(text) }
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        if output.status.success() {
+            Ok(text)
+        } else {
+            Err(text)
+        }
     }
 
     /// Its compose project.
@@ -136,9 +153,7 @@ impl Platform {
     }
 
     fn in_volume(&self, volume: &str, command: &str) -> String {
-        let mount = format!("{}:/state", self.volume(volume));
-        let shell = ["--rm", "--user", "0", "-v", &mount, "--entrypoint", "sh"];
-        docker(&[&["run"], &shell[..], &["colossus/haproxy", "-c", command]].concat())
+        in_volume(&self.volume(volume), command)
     }
 
     /// A file of the configuration directory.
@@ -152,7 +167,16 @@ impl Platform {
         let admin = format!("127.0.0.1:{}", self.ports.router);
         let consul = format!("http://127.0.0.1:{}", self.ports.consul);
         let stats = format!("127.0.0.1:{}", self.ports.stats);
-        let common = ["--admin-addr", &admin, "--consul", &consul, "--domain", DOMAIN, "--stats-addr", &stats];
+        let common = [
+            "--admin-addr",
+            &admin,
+            "--consul",
+            &consul,
+            "--domain",
+            DOMAIN,
+            "--stats-addr",
+            &stats,
+        ];
         Container::run(
             &["--network=host", "-v", &mount],
             "colossus/router-config",
@@ -167,7 +191,9 @@ impl Platform {
 
     /// Its Consul agent.
     pub fn consul(&self) -> consul::Client {
-        let address = format!("http://127.0.0.1:{}", self.ports.consul).parse().expect("an address");
+        let address = format!("http://127.0.0.1:{}", self.ports.consul)
+            .parse()
+            .expect("an address");
         consul::Client::new(consul::Config::new(address)).expect("a client")
     }
 
@@ -181,7 +207,9 @@ impl Platform {
     /// # Errors
     /// When there is no answer.
     pub async fn get(&self, service: &str) -> Result<Answer, String> {
-        get(self.http(), &self.host(service), "/?json").await.map_err(|error| error.to_string())
+        get(self.http(), &self.host(service), "/?json")
+            .await
+            .map_err(|error| error.to_string())
     }
 
     /// Waits until a service answers with `status`.
@@ -191,7 +219,11 @@ impl Platform {
     pub async fn until_status(&self, service: &str, status: u16, within: Duration) {
         until(&format!("{service} answers {status}"), within, || async {
             let answer = self.get(service).await?;
-            if answer.status == status { Ok(()) } else { Err(format!("it answers {}", answer.status)) }
+            if answer.status == status {
+                Ok(())
+            } else {
+                Err(format!("it answers {}", answer.status))
+            }
         })
         .await;
     }
@@ -217,9 +249,24 @@ impl Platform {
     /// # Panics
     /// When they do not.
     pub async fn until_ready(&self) {
-        for (name, port) in [("registrator", self.ports.registrator), ("router-config", self.ports.router)] {
-            until(&format!("{name} is ready"), Duration::from_secs(30), || get_json(loopback(port), "/ready")).await;
-        }
+        self.until_part_ready("registrator").await;
+        self.until_part_ready("router-config").await;
+    }
+
+    /// Waits until `/ready` of one of the two says yes.
+    ///
+    /// # Panics
+    /// When it does not within 30 s.
+    pub async fn until_part_ready(&self, part: &str) {
+        let port = if part == "registrator" {
+            self.ports.registrator
+        } else {
+            self.ports.router
+        };
+        until(&format!("{part} is ready"), Duration::from_secs(30), || {
+            get_json(loopback(port), "/ready")
+        })
+        .await;
     }
 
     /// The container of one of its programs: `consul`, `etcd`, `haproxy`, `registrator`, `router-config`.
@@ -244,9 +291,15 @@ impl Platform {
     /// # Errors
     /// When it is not there.
     pub async fn router_metric(&self, name: &str) -> Result<f64, String> {
-        let answer = get(loopback(self.ports.router), "localhost", "/metrics").await.map_err(|e| e.to_string())?;
-        let line = answer.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|value| value.parse().ok()).ok_or_else(|| format!("no metric {name}"))
+        let answer = get(loopback(self.ports.router), "localhost", "/metrics")
+            .await
+            .map_err(|e| e.to_string())?;
+        let line = answer
+            .body
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok())
+            .ok_or_else(|| format!("no metric {name}"))
     }
 }
 
@@ -254,10 +307,15 @@ impl Drop for Platform {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for part in ["registrator", "router-config", "haproxy"] {
-                let logs = Command::new("docker").args(["logs", "--tail", "25", &self.container(part)]).output();
+                let logs = Command::new("docker")
+                    .args(["logs", "--tail", "25", &self.container(part)])
+                    .output();
                 if let Ok(logs) = logs {
                     let text = [logs.stdout, logs.stderr].concat();
-                    eprintln!("--- the last lines of {part}:\n{}", String::from_utf8_lossy(&text));
+                    eprintln!(
+                        "--- the last lines of {part}:\n{}",
+                        String::from_utf8_lossy(&text)
+                    );
                 }
             }
         }
@@ -273,7 +331,14 @@ impl Drop for Platform {
     }
 }
 
-fn loopback(port: u16) -> SocketAddr {
+/// Runs a shell command with a volume at `/state`.
+pub(crate) fn in_volume(volume: &str, command: &str) -> String {
+    let mount = format!("{volume}:/state");
+    let shell = ["--rm", "--user", "0", "-v", &mount, "--entrypoint", "sh"];
+    docker(&[&["run"], &shell[..], &["colossus/haproxy", "-c", command]].concat())
+}
+
+pub(crate) fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 

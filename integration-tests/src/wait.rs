@@ -19,7 +19,9 @@ where
     loop {
         match condition().await {
             Ok(value) => return value,
-            Err(complaint) if Instant::now() > deadline => panic!("not within {within:?}: {what}: {complaint}"),
+            Err(complaint) if Instant::now() > deadline => {
+                panic!("not within {within:?}: {what}: {complaint}")
+            }
             Err(_) => tokio::time::sleep(EVERY).await,
         }
     }

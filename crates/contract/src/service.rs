@@ -22,7 +22,12 @@ pub enum ServiceNameError {
         /// Length found, in bytes.
         length: usize,
     },
-    /// White space at an end or a control character anywhere.
+    /// A part between slashes that a path may not have.
+    #[error(
+        "a part between its slashes is empty, `.` or `..`, and Consul cannot be asked about such: remove it"
+    )]
+    Path,
+    /// White space or a control character.
     #[error("it contains the character {character:?}: remove it")]
     Character {
         /// The first offending character.
@@ -36,6 +41,11 @@ fn checked(text: &str) -> Result<String, ServiceNameError> {
     }
     if text.len() > MAX {
         return Err(ServiceNameError::TooLong { length: text.len() });
+    }
+    // Consul takes both from the path of a request, and redirects paths with such parts to other ones: what was
+    // registered under such an ID could never be deregistered.
+    if text.contains('/') && text.split('/').any(|part| ["", ".", ".."].contains(&part)) {
+        return Err(ServiceNameError::Path);
     }
     // Blanks and control characters are never meant, and hide in every listing.
     match text.chars().find(|c| c.is_control() || c.is_whitespace()) {
@@ -117,6 +127,9 @@ mod tests {
             ("a b", ServiceNameError::Character { character: ' ' }),
             ("a\u{0}", ServiceNameError::Character { character: '\u{0}' }),
             ("a\n", ServiceNameError::Character { character: '\n' }),
+            ("/a", ServiceNameError::Path),
+            ("a//b", ServiceNameError::Path),
+            ("a/../b", ServiceNameError::Path),
             (&"x".repeat(256), ServiceNameError::TooLong { length: 256 }),
         ] {
             assert_eq!(bad.parse::<ServiceName>(), Err(error.clone()), "{bad:?}");

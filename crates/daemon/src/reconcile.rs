@@ -26,6 +26,9 @@ pub use status::{LoopStatus, LoopStatusHandle, Reported, RunRecord};
 
 use crate::{Backoff, BoxError, error_chain, metrics::LoopMetrics, millis, rfc3339};
 
+/// The reason of a run for which nothing but time was needed.
+const RESYNC: &str = "resync";
+
 /// Brings something into its desired state, as often as it is asked to.
 pub trait Reconcile: Send {
     /// What a run has to tell an operator. It is shown in `/status`, so it must hold no secrets.
@@ -46,6 +49,14 @@ pub struct Activation {
     pub first_wake: Instant,
     /// 1, and 1 more for each run in a row that has failed before this one.
     pub attempt: u32,
+}
+
+impl Activation {
+    /// Whether it is time to look at everything afresh, whatever else woke the loop: an event may have been lost.
+    #[must_use]
+    pub fn is_resync(&self) -> bool {
+        self.reasons.iter().any(|reason| reason == RESYNC)
+    }
 }
 
 /// What came of a run.
@@ -206,7 +217,7 @@ impl<R: Reconcile> ReconcileLoop<R> {
                 biased;
                 () = shutdown.cancelled() => return None,
                 () = sleep_until_some(due.map(|due| due.at)) => {
-                    let own_reason = due.map_or("resync", |due| due.reason);
+                    let own_reason = due.map_or(RESYNC, |due| due.reason);
                     return Some(self.waker.take(own_reason, attempt));
                 }
                 // A wake changes what is due only if none was pending; others gather until the run.

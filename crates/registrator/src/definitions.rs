@@ -98,18 +98,16 @@ pub fn service_definitions(container: &ContainerSnapshot, policy: &Policy) -> De
             continue;
         }
         match definition(container, policy, endpoint, group, &mut definitions.rejections) {
-            Ok((id, record)) => {
-                match definitions.services.entry(id) {
-                    Entry::Vacant(vacant) => {
-                        vacant.insert(record);
-                    }
-                    Entry::Occupied(taken) => definitions.rejections.push(Rejection::new(
-                        &container.name,
-                        format!("service ID {}", taken.key()),
-                        "two ports of the container claim it: give each port its own with SERVICE_<port>_ID",
-                    )),
+            Ok((id, record)) => match definitions.services.entry(id) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(record);
                 }
-            }
+                Entry::Occupied(taken) => definitions.rejections.push(Rejection::new(
+                    &container.name,
+                    format!("service ID {}", taken.key()),
+                    "two ports of the container claim it: give each port its own with SERVICE_<port>_ID",
+                )),
+            },
             Err(rejection) => definitions.rejections.push(rejection),
         }
     }
@@ -385,7 +383,12 @@ mod tests {
     #[test]
     fn each_rule_of_the_contract_gives_its_exact_registration() {
         // Image, ports, environment; the services they give.
-        type Case = (&'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]);
+        type Case = (
+            &'static str,
+            &'static [&'static str],
+            &'static [&'static str],
+            &'static [&'static str],
+        );
         let cases: &[Case] = &[
             // Names.
             (

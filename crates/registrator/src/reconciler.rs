@@ -208,7 +208,7 @@ impl Reconcile for HostReconciler {
 
     async fn reconcile(&mut self, activation: &Activation) -> Outcome<Report> {
         // An event that was lost is made good by looking at everything now and then.
-        if activation.reasons.iter().any(|reason| reason == "resync") {
+        if activation.is_resync() {
             self.inventory.mark_all();
         }
         let (plan, partial) = match self.observe_and_plan().await {

@@ -22,6 +22,10 @@ use crate::table::{Conflict, RoutingTable, routing_table};
 
 /// How long the new worker may take to answer for itself after a reload.
 const VERIFY_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a configuration that HAProxy refused is not offered again: what is wrong may lie outside of it, as a port in
+/// use does.
+const REFUSED_PAUSE: Duration = Duration::from_secs(15);
+
 const VERIFY_EVERY: Duration = Duration::from_millis(5);
 
 /// What `/status` shows of a change.
@@ -61,8 +65,16 @@ pub struct RouterReconciler {
     routing: watch::Sender<Routing>,
     /// What this process applied last.
     applied: Option<RoutingTable>,
+    /// What HAProxy refused last, when and why.
+    refused: Option<Refused>,
     /// What was written to be known by the next process.
     kept: Option<BTreeMap<String, Vec<ServiceInstance>>>,
+}
+
+struct Refused {
+    generation: Generation,
+    at: Instant,
+    log: String,
 }
 
 /// What the reconciler works on.
@@ -89,6 +101,8 @@ struct Observed {
     table: RoutingTable,
     wanted: Rendered,
     plan: Plan,
+    /// The file that HAProxy would start from now.
+    file: Option<String>,
     /// Why HAProxy does not answer, if it does not.
     away: Option<MasterError>,
 }
@@ -116,6 +130,7 @@ impl RouterReconciler {
             synced,
             routing,
             applied: None,
+            refused: None,
             kept: None,
         };
         (reconciler, view)
@@ -151,6 +166,7 @@ impl RouterReconciler {
             table,
             wanted,
             plan,
+            file,
             away,
         }))
     }
@@ -173,7 +189,17 @@ impl RouterReconciler {
     }
 
     /// Carries out the plan. An error leaves HAProxy, and the file it would start from, at what worked.
-    async fn apply(&mut self, plan: Plan, wanted: &Rendered) -> Result<Report, Error> {
+    async fn apply(&mut self, plan: Plan, wanted: &Rendered, file: Option<&str>) -> Result<Report, Error> {
+        // Asking again does not make it better, and each time leaves a moment in which the refused file is in place.
+        if let Some(refused) = &self.refused
+            && refused.generation == wanted.generation
+            && refused.at.elapsed() < REFUSED_PAUSE
+        {
+            return Err(MasterError::Refused {
+                log: refused.log.clone(),
+            }
+            .into());
+        }
         let started = Instant::now();
         self.files.write(wanted).await?;
         let written = Instant::now();
@@ -181,9 +207,17 @@ impl RouterReconciler {
             if let Err(error) = self.reload(&wanted.generation).await {
                 self.metrics.reload(false);
                 // Whether HAProxy refused it or something else went wrong: at its next start it must find one that works.
-                self.files.restore_last_good().await?;
+                self.files.restore(file).await?;
+                if let Error::Master(MasterError::Refused { log }) = &error {
+                    self.refused = Some(Refused {
+                        generation: wanted.generation.clone(),
+                        at: Instant::now(),
+                        log: log.clone(),
+                    });
+                }
                 return Err(error);
             }
+            self.refused = None;
             self.metrics.reload(true);
             Some(millis(written.elapsed()))
         } else {
@@ -246,6 +280,7 @@ impl Reconcile for RouterReconciler {
             table,
             wanted,
             plan,
+            file,
             away,
         } = observed;
         let delay = view
@@ -255,7 +290,7 @@ impl Reconcile for RouterReconciler {
             Outcome::unchanged()
         } else {
             let changes = plan.reasons().len();
-            match self.apply(plan, &wanted).await {
+            match self.apply(plan, &wanted, file.as_deref()).await {
                 Ok(report) => Outcome::changed(changes, report),
                 Err(error) => return Outcome::failed(error),
             }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::RESYNC;
 use crate::{Backoff, after};
 
 /// When a run is due, and why if nothing wakes the loop before.
@@ -87,7 +88,7 @@ impl Schedule {
             self.retry.reset();
             let resync = self.resync_delay().map(|delay| Due {
                 at: after(end, delay),
-                reason: "resync",
+                reason: RESYNC,
             });
             self.wakes_not_before = None;
             self.timer = [again, resync].into_iter().flatten().min_by_key(|due| due.at);
@@ -122,7 +123,7 @@ mod tests {
             .map(|_| {
                 schedule.ran(now, now, false, None);
                 let due = schedule.due(false).unwrap();
-                assert_eq!(due.reason, "resync");
+                assert_eq!(due.reason, RESYNC);
                 due.at - now
             })
             .collect();
@@ -182,7 +183,7 @@ mod tests {
             })
         );
         schedule.ran(now, now, false, Some(500 * SECOND));
-        assert_eq!(schedule.due(false).unwrap().reason, "resync");
+        assert_eq!(schedule.due(false).unwrap().reason, RESYNC);
         schedule.ran(now, now, true, Some(Duration::ZERO));
         let due = schedule.due(false).unwrap();
         assert!(due.at >= now + SECOND / 2 && due.at <= now + SECOND, "{due:?}");

@@ -108,16 +108,25 @@ impl Files {
         Ok(())
     }
 
-    /// Puts the last good configuration back; `false` when there is none.
+    /// Puts back what HAProxy should start from: the last good configuration, else `previous`, the file that was
+    /// there before, else none at all.
     ///
     /// # Errors
     /// When it cannot be read or written.
-    pub async fn restore_last_good(&self) -> Result<bool, FileError> {
+    pub async fn restore(&self, previous: Option<&str>) -> Result<(), FileError> {
         let path = self.directory.join(LAST_GOOD);
-        match fs::read(&path).await {
-            Ok(config) => self.replace(CONFIG, &config).await.map(|()| true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(source) => Err(FileError::Read { path, source }),
+        match (fs::read(&path).await, previous) {
+            (Ok(config), _) => self.replace(CONFIG, &config).await,
+            (Err(error), Some(config)) if error.kind() == io::ErrorKind::NotFound => {
+                self.replace(CONFIG, config.as_bytes()).await
+            }
+            (Err(error), None) if error.kind() == io::ErrorKind::NotFound => {
+                let path = self.directory.join(CONFIG);
+                fs::remove_file(&path)
+                    .await
+                    .map_err(|source| FileError::Write { path, source })
+            }
+            (Err(source), _) => Err(FileError::Read { path, source }),
         }
     }
 
@@ -207,15 +216,21 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let files = Files::new(directory.path().to_owned());
         assert_eq!(files.config().await.unwrap(), None);
-        assert!(!files.restore_last_good().await.unwrap());
-
         let (good, bad) = (rendered(1), rendered(2));
+
+        // The first one ever is refused: what was there before comes back, be it nothing.
+        files.write(&bad).await.unwrap();
+        files.restore(Some("before")).await.unwrap();
+        assert_eq!(files.config().await.unwrap().as_deref(), Some("before"));
+        files.restore(None).await.unwrap();
+        assert_eq!(files.config().await.unwrap(), None);
+
         files.write(&good).await.unwrap();
         files.keep_as_last_good(&good).await.unwrap();
         files.write(&bad).await.unwrap();
         assert_eq!(files.config().await.unwrap().as_ref(), Some(&bad.config));
 
-        assert!(files.restore_last_good().await.unwrap());
+        files.restore(Some("before")).await.unwrap();
         assert_eq!(files.config().await.unwrap().as_ref(), Some(&good.config));
         assert!(directory.path().join(hosts_file(&good.generation)).exists());
 
