@@ -142,14 +142,20 @@ fn endpoint(
             port: exposed.number,
         });
     }
-    // Of several bindings the first IPv4 one: bindings to every address come first, they reach furthest.
-    let binding = bindings
-        .iter()
-        .find(|b| b.ip.is_none_or(|ip| ip.is_ipv4()))
-        .or_else(|| bindings.first())?;
+    // Bindings are in order: all IPv4 addresses, one of them, all IPv6 addresses, one of them. The first that can be
+    // used reaches furthest. One to all addresses of a family is reached at our own only if that is of this family.
+    let usable = |binding: &&HostBinding| {
+        !binding.ip.is_unspecified() || binding.ip.is_ipv4() == policy.address.is_ipv4()
+    };
+    let binding = bindings.iter().find(usable)?;
+    let address = if binding.ip.is_unspecified() {
+        policy.address
+    } else {
+        binding.ip
+    };
     Some(Endpoint {
         exposed,
-        address: binding.ip.unwrap_or(policy.address),
+        address,
         port: binding.port,
     })
 }
@@ -333,11 +339,11 @@ mod tests {
             let (port, host) = text.split_once('=').unwrap_or((text, ""));
             let binding = |host: &str| match host.rsplit_once(':') {
                 Some((ip, port)) => HostBinding {
-                    ip: Some(ip.parse().unwrap()),
+                    ip: ip.trim_matches(['[', ']']).parse().unwrap(),
                     port: port.parse().unwrap(),
                 },
                 None => HostBinding {
-                    ip: None,
+                    ip: "0.0.0.0".parse().unwrap(),
                     port: host.parse().unwrap(),
                 },
             };
@@ -460,6 +466,26 @@ mod tests {
                 &[],
                 &["n1:web:80 nginx 127.0.0.1:8080"],
             ),
+            // Docker numbers the two families apart.
+            (
+                "nginx",
+                &["80/tcp=[::]:32922 0.0.0.0:32929"],
+                &[],
+                &["n1:web:80 nginx 192.0.2.10:32929"],
+            ),
+            (
+                "nginx",
+                &["80/tcp=[::]:32922 192.0.2.7:1"],
+                &[],
+                &["n1:web:80 nginx 192.0.2.7:1"],
+            ),
+            (
+                "nginx",
+                &["80/tcp=[2001:db8::7]:1"],
+                &[],
+                &["n1:web:80 nginx 2001:db8::7:1"],
+            ),
+            ("nginx", &["80/tcp=[::]:32922"], &[], &[]),
             // Metadata and tags.
             (
                 "nginx",
@@ -507,6 +533,13 @@ mod tests {
         assert_eq!(listed(&published, &explicit).0, Vec::<String>::new());
         let named = container("nginx", &["80/tcp=1"], &["SERVICE_80_NAME=x"]);
         assert_eq!(listed(&named, &explicit).0, ["n1:web:80 x 192.0.2.10:1"]);
+
+        let both = container("nginx", &["80/tcp=[::]:32922 0.0.0.0:32929"], &[]);
+        let v6 = Policy {
+            address: "2001:db8::1".parse().unwrap(),
+            ..policy()
+        };
+        assert_eq!(listed(&both, &v6).0, ["n1:web:80 nginx 2001:db8::1:32922"]);
 
         let tagged = Policy {
             tags: vec!["blue".to_owned()],

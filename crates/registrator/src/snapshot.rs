@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use bollard::models::{ContainerInspectResponse, PortBinding};
@@ -69,8 +69,9 @@ impl FromStr for ContainerPort {
 /// Where a port of the container is reached on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostBinding {
-    /// The host address it is bound to; `None` for all of them.
-    pub ip: Option<IpAddr>,
+    /// The host address it is bound to: one, or all of its family (`0.0.0.0`, `::`). Docker chooses ports for the two
+    /// families apart, so the same port of a container may have two numbers.
+    pub ip: IpAddr,
     /// 1 to 65535.
     pub port: u16,
 }
@@ -193,11 +194,10 @@ fn binding(binding: &PortBinding) -> Option<HostBinding> {
         .parse()
         .ok()
         .filter(|port| *port != 0)?;
-    let ip = binding
-        .host_ip
-        .as_deref()
-        .and_then(|ip| ip.parse().ok())
-        .filter(|ip: &IpAddr| !ip.is_unspecified());
+    let ip = match binding.host_ip.as_deref() {
+        None | Some("") => Ipv4Addr::UNSPECIFIED.into(),
+        Some(ip) => ip.parse().ok()?,
+    };
     Some(HostBinding { ip, port })
 }
 
@@ -223,7 +223,7 @@ mod tests {
             "HostConfig": {"NetworkMode": "default"},
             "NetworkSettings": {
                 "Ports": {
-                    "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "49153"}, {"HostIp": "::", "HostPort": "49153"}],
+                    "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "49153"}, {"HostIp": "::", "HostPort": "49152"}],
                     "443/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8443"}, {"HostIp": "", "HostPort": ""}]
                 },
                 "Networks": {"bridge": {"IPAddress": "172.17.0.2"}, "empty": {"IPAddress": ""}}
@@ -233,19 +233,19 @@ mod tests {
         assert_eq!(snapshot.name, "web");
         assert!(snapshot.answers);
         assert!(!format!("{snapshot:?}").contains("secret"));
-        let binding = |ip: Option<&str>, port| HostBinding {
-            ip: ip.map(|ip| ip.parse().unwrap()),
+        let binding = |ip: &str, port| HostBinding {
+            ip: ip.parse().unwrap(),
             port,
         };
         let port = |text: &str| text.parse::<ContainerPort>().unwrap();
         assert_eq!(
             snapshot.ports,
             BTreeMap::from([
-                (port("80/tcp"), BTreeSet::from([binding(None, 49153)])),
                 (
-                    port("443/tcp"),
-                    BTreeSet::from([binding(Some("127.0.0.1"), 8443)])
+                    port("80/tcp"),
+                    BTreeSet::from([binding("0.0.0.0", 49153), binding("::", 49152)])
                 ),
+                (port("443/tcp"), BTreeSet::from([binding("127.0.0.1", 8443)])),
                 (port("9000/udp"), BTreeSet::new()),
             ])
         );
