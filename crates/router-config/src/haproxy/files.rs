@@ -4,13 +4,12 @@
 //! refuses a newer one and used by HAProxy's start script for the same end; `known.json` is what this process knew.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::fs;
-use tokio::io::AsyncWriteExt;
 
 use super::config::{Generation, Rendered, hosts_file};
 use crate::instance::ServiceInstance;
@@ -164,21 +163,12 @@ impl Files {
     async fn replace(&self, name: &str, content: &[u8]) -> Result<(), FileError> {
         let path = self.directory.join(name);
         let temporary = self.directory.join(format!(".{name}.new"));
-        let write = async {
-            let mut file = fs::File::create(&temporary).await?;
-            file.write_all(content).await?;
-            // Without this, a power cut after the rename could leave an empty file under the final name.
-            file.sync_data().await?;
-            fs::rename(&temporary, &path).await
-        };
-        match write.await {
-            Ok(()) => Ok(()),
-            Err(source) => {
-                // On a full disk what was written is in the way of the next attempt; if it stays, no harm is done.
-                let _ = fs::remove_file(&temporary).await;
-                Err(FileError::Write { path, source })
-            }
-        }
+        let (target, content) = (path.clone(), content.to_owned());
+        // In one go and not with tokio's files: those report a failed write with the next one, and after the last
+        // there is none. An empty file would be renamed into place, and HAProxy takes an empty file for a configuration.
+        let written = tokio::task::spawn_blocking(move || replace(&temporary, &target, &content)).await;
+        let written = written.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        written.map_err(|source| FileError::Write { path, source })
     }
 
     async fn remove_maps_except(&self, generation: &Generation) {
@@ -195,6 +185,20 @@ impl Files {
             }
         }
     }
+}
+
+fn replace(temporary: &Path, target: &Path, content: &[u8]) -> io::Result<()> {
+    let write = || {
+        let mut file = std::fs::File::create(temporary)?;
+        file.write_all(content)?;
+        // Without this, a power cut after the rename could leave an empty file under the final name.
+        file.sync_data()?;
+        std::fs::rename(temporary, target)
+    };
+    write().inspect_err(|_| {
+        // On a full disk what was written is in the way of the next attempt; if it stays, no harm is done.
+        let _ = std::fs::remove_file(temporary);
+    })
 }
 
 #[cfg(test)]
