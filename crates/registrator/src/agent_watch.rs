@@ -32,7 +32,7 @@ pub async fn watch_agent(
     let mut hash: Option<String> = None;
     let mut watched = None;
     while !shutdown.is_cancelled() {
-        let sample = state.borrow_and_update().services.keys().next().cloned();
+        let sample = state.borrow_and_update().registered().next().cloned();
         if sample != watched {
             (watched, hash) = (sample.clone(), None);
         }
@@ -90,7 +90,7 @@ pub async fn watch_agent(
 /// Resolves when `id` is no longer what should be watched; `false` when there is nobody left to say so.
 async fn changed_sample(state: &mut watch::Receiver<HostState>, id: &contract::ServiceId) -> bool {
     state
-        .wait_for(|state| state.services.keys().next() != Some(id))
+        .wait_for(|state| state.registered().next() != Some(id))
         .await
         .is_ok()
 }

@@ -74,6 +74,14 @@ pub fn service_definitions(container: &ContainerSnapshot, policy: &Policy) -> De
         .iter()
         .filter_map(|(port, bindings)| endpoint(container, policy, *port, bindings))
         .collect();
+    if endpoints.is_empty() && container.variables.names_a_service() {
+        definitions.rejections.push(Rejection::new(
+            &container.name,
+            "SERVICE_NAME",
+            "no port is published, so there is nothing to register: publish one with `docker run -p 80`, say",
+        ));
+        return definitions;
+    }
     for port in container
         .variables
         .ports()
@@ -555,6 +563,16 @@ mod tests {
             ..plain
         };
         assert_eq!(listed(&host, &policy()).0, ["n1:web:80 nginx 192.0.2.10:80"]);
+    }
+
+    #[test]
+    fn a_container_that_names_itself_and_publishes_nothing_is_named() {
+        let silent = container("nginx", &["80/tcp"], &[]);
+        assert_eq!(service_definitions(&silent, &policy()), Definitions::default());
+        for variable in ["SERVICE_NAME=x", "SERVICE_80_NAME=x"] {
+            let (services, rejections) = listed(&container("nginx", &["80/tcp"], &[variable]), &policy());
+            assert_eq!((services.len(), rejections), (0, vec!["SERVICE_NAME".to_owned()]));
+        }
     }
 
     #[test]

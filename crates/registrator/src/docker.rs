@@ -39,11 +39,21 @@ const CONTAINER_EVENTS: [&str; 6] = ["start", "die", "destroy", "pause", "unpaus
 /// are asked for only where those addresses are registered, or each start would be looked at twice.
 const NETWORK_EVENTS: [&str; 2] = ["connect", "disconnect"];
 
+/// What is known to have happened to a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happened {
+    /// Something: it has to be inspected.
+    Changed,
+    /// It has ended. Docker takes 150 ms and more to inspect a container that is just ending, and there is nothing to be
+    /// learnt; should it be started again, an event follows.
+    Ended,
+}
+
 /// What has to be looked at again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stale {
     /// These containers; possibly none.
-    Containers(BTreeSet<ContainerId>),
+    Containers(BTreeMap<ContainerId, Happened>),
     /// Everything: a listing is due.
     All,
 }
@@ -58,14 +68,21 @@ impl StaleMark {
         Self(Arc::new(Mutex::new(Stale::All)))
     }
 
-    /// Marks one container.
-    pub fn mark(&self, id: ContainerId) {
+    /// Marks one container. What happened last counts.
+    pub fn mark(&self, id: ContainerId, happened: Happened) {
         let mut stale = self.lock();
         if let Stale::Containers(ids) = &mut *stale {
-            ids.insert(id);
+            ids.insert(id, happened);
             if ids.len() > MARKED_MAX {
                 *stale = Stale::All;
             }
+        }
+    }
+
+    /// Marks one container that could not be read, unless something newer is known of it.
+    fn mark_if_unmarked(&self, id: ContainerId) {
+        if let Stale::Containers(ids) = &mut *self.lock() {
+            ids.entry(id).or_insert(Happened::Changed);
         }
     }
 
@@ -75,7 +92,7 @@ impl StaleMark {
     }
 
     fn take(&self) -> Stale {
-        std::mem::replace(&mut *self.lock(), Stale::Containers(BTreeSet::new()))
+        std::mem::replace(&mut *self.lock(), Stale::Containers(BTreeMap::new()))
     }
 
     fn lock(&self) -> MutexGuard<'_, Stale> {
@@ -200,8 +217,16 @@ impl Inventory {
     /// could not be read: the others are up to date.
     pub async fn refresh(&mut self) -> Result<(), Error> {
         let stale = self.stale.take();
-        let ids = match &stale {
-            Stale::Containers(ids) => ids.clone(),
+        let ids: BTreeSet<ContainerId> = match stale {
+            Stale::Containers(marked) => {
+                let (ended, changed): (Vec<_>, Vec<_>) = marked
+                    .into_iter()
+                    .partition(|(_, happened)| *happened == Happened::Ended);
+                for (id, _) in ended {
+                    self.containers.remove(&id);
+                }
+                changed.into_iter().map(|(id, _)| id).collect()
+            }
             Stale::All => match self.list().await {
                 Ok(ids) => {
                     self.containers.retain(|id, _| ids.contains(id));
@@ -219,7 +244,7 @@ impl Inventory {
         let docker = match self.engine.client().await {
             Ok(docker) => docker,
             Err(error) => {
-                ids.into_iter().for_each(|id| self.stale.mark(id));
+                ids.into_iter().for_each(|id| self.stale.mark_if_unmarked(id));
                 return Err(error);
             }
         };
@@ -256,7 +281,7 @@ impl Inventory {
                     self.containers.remove(&id);
                 }
                 Err(error) => {
-                    self.stale.mark(id);
+                    self.stale.mark_if_unmarked(id);
                     failures.push(error);
                 }
             }
@@ -376,11 +401,9 @@ async fn one_connection(
     backoff: &mut Backoff,
 ) -> Result<(), Error> {
     let docker = engine.client().await?;
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
-        .saturating_sub(1);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let connected_at = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+    let since = now.as_secs().saturating_sub(1);
     let mut types = vec!["container"];
     let mut actions = CONTAINER_EVENTS.to_vec();
     if with_networks {
@@ -404,16 +427,19 @@ async fn one_connection(
         let event = event.map_err(Error::DockerEvents)?;
         backoff.reset();
         status.update(|status| status.events += 1);
-        if let Some((id, reason)) = subject(event) {
-            stale.mark(id);
+        if let Some((id, happened, reason)) = subject(event, connected_at) {
+            stale.mark(id, happened);
             waker.wake(reason);
         }
     }
     Ok(())
 }
 
-/// The container an event is about, and the event in words.
-fn subject(event: EventMessage) -> Option<(ContainerId, String)> {
+/// The container an event is about, what it says of it, and the event in words.
+///
+/// An event from before `connected_at` (nanoseconds since 1970) is a repetition: it says that something happened, but
+/// not how things are now.
+fn subject(event: EventMessage, connected_at: i64) -> Option<(ContainerId, Happened, String)> {
     let actor = event.actor?;
     let attributes = actor.attributes.unwrap_or_default();
     let action = event.action.unwrap_or_default();
@@ -430,7 +456,10 @@ fn subject(event: EventMessage) -> Option<(ContainerId, String)> {
         "container {} {action}",
         name.map_or_else(|| id.short(), String::as_str)
     );
-    Some((id, reason))
+    let is_news = event.time_nano.is_some_and(|time| time >= connected_at);
+    let ended = is_news && matches!(action.as_str(), "die" | "destroy");
+    let happened = if ended { Happened::Ended } else { Happened::Changed };
+    Some((id, happened, reason))
 }
 
 #[cfg(test)]
@@ -441,33 +470,60 @@ mod tests {
     fn marks_are_bounded_by_falling_back_to_everything() {
         let mark = StaleMark::new();
         assert_eq!(mark.take(), Stale::All);
-        mark.mark(ContainerId("a".to_owned()));
+        let web = ContainerId("web".to_owned());
+        mark.mark(web.clone(), Happened::Ended);
+        mark.mark(web.clone(), Happened::Changed);
+        mark.mark_if_unmarked(web.clone());
         assert_eq!(
             mark.take(),
-            Stale::Containers(BTreeSet::from([ContainerId("a".to_owned())]))
+            Stale::Containers(BTreeMap::from([(web.clone(), Happened::Changed)]))
         );
-        assert_eq!(mark.take(), Stale::Containers(BTreeSet::new()));
+        assert_eq!(mark.take(), Stale::Containers(BTreeMap::new()));
+
+        // What could not be read is marked again, but an end that was heard of meanwhile is not forgotten.
+        mark.mark(web.clone(), Happened::Ended);
+        mark.mark_if_unmarked(web.clone());
+        assert_eq!(
+            mark.take(),
+            Stale::Containers(BTreeMap::from([(web, Happened::Ended)]))
+        );
         for n in 0..=MARKED_MAX {
-            mark.mark(ContainerId(n.to_string()));
+            mark.mark(ContainerId(n.to_string()), Happened::Changed);
         }
         assert_eq!(mark.take(), Stale::All);
     }
 
     #[test]
     fn an_event_names_its_container() {
-        let event = |json| subject(serde_json::from_value(json).unwrap()).map(|(id, reason)| (id.0, reason));
+        let event = |json| {
+            let (id, happened, reason) = subject(serde_json::from_value(json).unwrap(), 100)?;
+            Some((id.0, happened, reason))
+        };
+        let of_container = |action: &str, time: i64| {
+            event(
+                serde_json::json!({"Type": "container", "Action": action, "timeNano": time,
+                "Actor": {"ID": "f00dfeedf00dfeed", "Attributes": {"name": "web", "image": "nginx"}}}),
+            )
+        };
+        let expected =
+            |happened, reason: &str| Some(("f00dfeedf00dfeed".to_owned(), happened, reason.to_owned()));
         assert_eq!(
-            event(serde_json::json!({"Type": "container", "Action": "start",
-                "Actor": {"ID": "f00dfeedf00dfeed", "Attributes": {"name": "web", "image": "nginx"}}})),
-            Some(("f00dfeedf00dfeed".to_owned(), "container web start".to_owned()))
+            of_container("start", 100),
+            expected(Happened::Changed, "container web start")
+        );
+        assert_eq!(
+            of_container("die", 100),
+            expected(Happened::Ended, "container web die")
+        );
+        // Told again from before the connection: it may have been started since.
+        assert_eq!(
+            of_container("die", 99),
+            expected(Happened::Changed, "container web die")
         );
         assert_eq!(
             event(serde_json::json!({"Type": "network", "Action": "connect",
                 "Actor": {"ID": "net", "Attributes": {"name": "bridge", "container": "f00dfeedf00dfeed"}}})),
-            Some((
-                "f00dfeedf00dfeed".to_owned(),
-                "container f00dfeedf00d connect".to_owned()
-            ))
+            expected(Happened::Changed, "container f00dfeedf00d connect")
         );
         assert_eq!(
             event(serde_json::json!({"Type": "container", "Action": "start"})),

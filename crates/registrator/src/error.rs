@@ -9,7 +9,7 @@ use thiserror::Error;
 pub enum Error {
     /// The Docker endpoint cannot be used at all.
     #[error(
-        "DOCKER_HOST={endpoint:?} is no usable Docker endpoint: use unix:///var/run/docker.sock or tcp://HOST:PORT"
+        "--docker-host (DOCKER_HOST) {endpoint:?} is no usable Docker endpoint: use unix:///var/run/docker.sock or tcp://HOST:PORT"
     )]
     DockerEndpoint {
         /// The endpoint as given.

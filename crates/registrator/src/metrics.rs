@@ -21,13 +21,20 @@ impl Metrics {
     /// # Errors
     /// When one of the names is taken in `registry`.
     pub fn new(registry: &Registry) -> Result<Self, MetricsError> {
+        let writes = counter_vec(
+            registry,
+            "registrator_writes_total",
+            "Writes to the Consul agent, by operation (register, deregister) and result (ok, error).",
+            &["operation", "result"],
+        )?;
+        // There from the start, so that a rate sees the first one.
+        for operation in ["register", "deregister"] {
+            for result in ["ok", "error"] {
+                writes.with_label_values(&[operation, result]).reset();
+            }
+        }
         Ok(Self {
-            writes: counter_vec(
-                registry,
-                "registrator_writes_total",
-                "Writes to the Consul agent, by operation (register, deregister) and result (ok, error).",
-                &["operation", "result"],
-            )?,
+            writes,
             containers: gauge(
                 registry,
                 "registrator_containers",

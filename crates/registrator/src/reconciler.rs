@@ -43,6 +43,13 @@ pub struct HostState {
     pub foreign: BTreeSet<ServiceId>,
 }
 
+impl HostState {
+    /// The IDs that the agent should hold for us.
+    pub fn registered(&self) -> impl Iterator<Item = &ServiceId> {
+        self.services.keys().filter(|id| !self.foreign.contains(*id))
+    }
+}
+
 /// Keeps the agent's services equal to the containers of this host.
 pub struct HostReconciler {
     engine: Engine,

@@ -99,6 +99,12 @@ impl ServiceVariables {
             .collect()
     }
 
+    /// Whether the container wants to be a service, for any port.
+    pub fn names_a_service(&self) -> bool {
+        let named = |keys: &BTreeMap<String, String>| keys.get("name").is_some_and(|name| !name.is_empty());
+        named(&self.general) || self.by_port.values().any(named)
+    }
+
     /// The ports that variables were given for.
     pub fn ports(&self) -> impl Iterator<Item = u16> {
         self.by_port.keys().copied()

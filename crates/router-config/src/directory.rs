@@ -109,7 +109,7 @@ impl Directory {
         authority: Authority,
         now: Instant,
     ) {
-        let (instances, rejected) = parse_instances(entries);
+        let (instances, rejected) = parse_instances(name, entries);
         let mut state = self.lock();
         state.errors.remove(name);
         state.index = state.index.max(index);

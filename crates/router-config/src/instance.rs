@@ -63,12 +63,17 @@ pub struct Rejection {
     pub reason: String,
 }
 
-/// The instances in Consul's answer that are Colossus' own and speak TCP, sorted; and those that cannot be used.
-pub fn parse_instances(entries: Vec<ServiceEntry>) -> (Vec<ServiceInstance>, Vec<Rejection>) {
+/// The instances of `service` in Consul's answer that are Colossus' own and speak TCP, sorted; and those that cannot be
+/// used.
+///
+/// Consul looks services up without regard to case (1.8.7: `/v1/health/service/web` also gives the instances of `Web`)
+/// although it lists them apart, so what is not of exactly this service is left out.
+pub fn parse_instances(service: &str, entries: Vec<ServiceEntry>) -> (Vec<ServiceInstance>, Vec<Rejection>) {
     let mut instances = Vec::new();
     let mut rejections = Vec::new();
     for entry in entries {
-        if !is_owned(&entry.service.meta) || entry.service.tags.iter().any(|tag| tag == TAG_UDP) {
+        let is_udp = entry.service.tags.iter().any(|tag| tag == TAG_UDP);
+        if entry.service.service != service || !is_owned(&entry.service.meta) || is_udp {
             continue;
         }
         let key = InstanceKey {
@@ -121,7 +126,7 @@ mod tests {
     ) -> serde_json::Value {
         serde_json::json!({
             "Node": {"ID": "", "Node": "n1", "Address": "192.0.2.1", "Datacenter": "dc1"},
-            "Service": {"ID": id, "Service": "web", "Tags": tags, "Address": address, "Port": port,
+            "Service": {"ID": id, "Service": if id == "other" { "Web" } else { "web" }, "Tags": tags, "Address": address, "Port": port,
                         "Meta": {meta: "registrator"}},
             "Checks": [{"Node": "n1", "CheckID": "serfHealth", "Name": "serf", "Status": "passing"},
                        {"Node": "n1", "CheckID": "service:web", "Name": "web", "Status": status, "ServiceID": id}]
@@ -130,22 +135,26 @@ mod tests {
 
     #[test]
     fn only_our_own_instances_with_an_address_are_used() {
-        let (instances, rejections) = parse_instances(entries(serde_json::json!([
-            entry(
-                "web-2",
-                "192.0.2.2",
-                8080,
-                "colossus-owner",
-                &["udpish"],
-                "warning"
-            ),
-            entry("web-1", "", 80, "colossus-owner", &[], "passing"),
-            entry("sick", "192.0.2.3", 80, "colossus-owner", &[], "critical"),
-            entry("foreign", "192.0.2.4", 80, "other", &[], "passing"),
-            entry("dns", "192.0.2.5", 53, "colossus-owner", &["udp"], "passing"),
-            entry("named", "db.example.org", 80, "colossus-owner", &[], "passing"),
-            entry("portless", "192.0.2.6", 0, "colossus-owner", &[], "passing"),
-        ])));
+        let (instances, rejections) = parse_instances(
+            "web",
+            entries(serde_json::json!([
+                entry(
+                    "web-2",
+                    "192.0.2.2",
+                    8080,
+                    "colossus-owner",
+                    &["udpish"],
+                    "warning"
+                ),
+                entry("web-1", "", 80, "colossus-owner", &[], "passing"),
+                entry("sick", "192.0.2.3", 80, "colossus-owner", &[], "critical"),
+                entry("other", "192.0.2.9", 80, "colossus-owner", &[], "passing"),
+                entry("foreign", "192.0.2.4", 80, "other", &[], "passing"),
+                entry("dns", "192.0.2.5", 53, "colossus-owner", &["udp"], "passing"),
+                entry("named", "db.example.org", 80, "colossus-owner", &[], "passing"),
+                entry("portless", "192.0.2.6", 0, "colossus-owner", &[], "passing"),
+            ])),
+        );
         let listed: Vec<_> = instances
             .iter()
             .map(|i| (i.key.id.as_str(), i.endpoint().to_string(), i.health))

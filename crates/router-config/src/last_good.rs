@@ -71,6 +71,8 @@ impl LastGood {
             services: BTreeMap::new(),
         };
         for (service, instances) in known {
+            // Also one without instances: it is remembered, and is answered with 503.
+            last_good.services.entry(service.clone()).or_default();
             last_good.observe(&service, instances, Authority::Continued, now);
         }
         last_good
@@ -305,6 +307,21 @@ mod tests {
         last_good.observe("web", vec![], Authority::Continued, now + Duration::from_secs(60));
         assert_eq!(last_good.settle(end), None);
         assert_eq!(last_good.names().count(), 0);
+    }
+
+    #[test]
+    fn what_an_earlier_process_knew_is_known_services_without_instances_too() {
+        let now = Instant::now();
+        let known = BTreeMap::from([
+            ("web".to_owned(), vec![instance("a", 1)]),
+            ("empty".to_owned(), vec![]),
+        ]);
+        let mut last_good = LastGood::new(RETENTION, known.clone(), now);
+        assert_eq!(last_good.services(), known);
+        // The first answers of this process are in doubt: they take nothing away.
+        last_good.observe("web", vec![], Authority::Doubtful, now);
+        last_good.settle(now);
+        assert_eq!(last_good.services(), known);
     }
 
     proptest! {

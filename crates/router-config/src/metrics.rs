@@ -27,13 +27,18 @@ impl Metrics {
     /// When one of the names is taken in `registry`.
     pub fn new(registry: &Registry) -> Result<Self, MetricsError> {
         let gauge = |name: &str, help: &str| gauge(registry, name, help);
+        let reloads = counter_vec(
+            registry,
+            "router_config_reloads_total",
+            "Reloads of HAProxy, by result (ok, error).",
+            &["result"],
+        )?;
+        // There from the start, so that a rate sees the first one.
+        for result in ["ok", "error"] {
+            reloads.with_label_values(&[result]).reset();
+        }
         Ok(Self {
-            reloads: counter_vec(
-                registry,
-                "router_config_reloads_total",
-                "Reloads of HAProxy, by result (ok, error).",
-                &["result"],
-            )?,
+            reloads,
             routes: gauge("router_config_routes", "Host names that are routed.")?,
             empty_routes: gauge(
                 "router_config_empty_routes",

@@ -224,7 +224,7 @@ impl RouterReconciler {
             None
         };
         for reason in plan.reasons() {
-            info!(generation = %wanted.generation, reload_ms, "{reason}");
+            info!(generation = %wanted.generation, reload_ms, "applied: {reason}");
         }
         let generation = wanted.generation.clone();
         Ok(Report {

@@ -224,10 +224,10 @@ defaults
     # requests: closing an idle one would race with a request that is on its way.
     option idle-close-on-response
     # A request that one server did not answer goes to another one. Only safe methods may be repeated after they
-    # were sent; see the frontend.
+    # were sent, see the frontend; and no answer is ever repeated, be it an error: it is the application's.
     option redispatch 1
     retries 3
-    retry-on all-retryable-errors
+    retry-on conn-failure empty-response junk-response
     balance leastconn
     timeout connect {connect}
     timeout server {server}
