@@ -96,9 +96,11 @@ impl Platform {
     /// # Errors
     /// With what it printed, when it fails.
     pub fn run(&self, script: &str) -> Result<String, String> {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-            .join("../deploy")
-            .join(script);
+        // Cargo tells where the package is when it runs a test. What was compiled in is where it *was*: a target
+        // directory may be shared, or outlive the checkout it was filled from.
+        let package =
+            std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_owned());
+        let path = PathBuf::from(package).join("../deploy").join(script);
         let output = Command::new(path)
             .envs(
                 self.environment
@@ -187,6 +189,35 @@ impl Platform {
     /// Where HAProxy takes requests.
     pub fn http(&self) -> SocketAddr {
         loopback(self.ports.http)
+    }
+
+    /// Where HAProxy serves its statistics.
+    pub fn stats(&self) -> SocketAddr {
+        loopback(self.ports.stats)
+    }
+
+    /// The admin port of `registrator` or `router-config`.
+    pub fn admin(&self, part: &str) -> SocketAddr {
+        loopback(if part == "registrator" {
+            self.ports.registrator
+        } else {
+            self.ports.router
+        })
+    }
+
+    /// The directory that HAProxy and router-config share, as this machine sees it. Only root can look into it.
+    ///
+    /// # Panics
+    /// When Docker does not know its volume.
+    pub fn router_directory(&self) -> PathBuf {
+        docker(&[
+            "volume",
+            "inspect",
+            "-f",
+            "{{.Mountpoint}}",
+            &self.volume("router"),
+        ])
+        .into()
     }
 
     /// Its Consul agent.

@@ -1,0 +1,231 @@
+//! The results: a table and the verdicts for people, every sample as JSON for programs.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::Result;
+use crate::figures::{Figures, Series};
+use crate::floor::{FLOOR, WITH_COMMAND, WITH_RELOAD};
+use crate::idle::Idle;
+use crate::machine::Machine;
+use crate::many::Many;
+use crate::reloads::Reloads;
+use crate::routed::{DIE_TO_503, DIE_TO_OUT, KILLED, KNOWN, NEW, START_TO_200, STOPPED};
+
+/// The targets of the issue "The main job on one machine".
+const NEW_SERVICE_MS: f64 = 50.0;
+const KNOWN_TO_FLOOR: f64 = 1.5;
+const MANY_MS: f64 = 2_000.0;
+const IDLE_MIB: f64 = 20.0;
+const IDLE_CPU_PERCENT: f64 = 1.0;
+
+/// All that was measured.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) machine: Machine,
+    pub(crate) runs: u32,
+    pub(crate) figures: Figures,
+    pub(crate) many: Many,
+    pub(crate) idle_before: Vec<Idle>,
+    pub(crate) idle_after: Vec<Idle>,
+    pub(crate) reloads: Reloads,
+    /// Starts and ends of others' containers during the run: each may have disturbed a sample.
+    pub(crate) foreign_events: u64,
+}
+
+/// A target and whether it was met.
+struct Verdict {
+    target: String,
+    found: String,
+    outcome: &'static str,
+}
+
+const HOLDS: &str = "holds";
+const MISSED: &str = "MISSED";
+/// The floor alone is above the target, which the target excepts.
+const NO_ROOM: &str = "no room";
+
+fn outcome(holds: bool) -> &'static str {
+    if holds { HOLDS } else { MISSED }
+}
+
+impl Report {
+    /// Writes the JSON and says where.
+    pub(crate) fn save(&self, name: Option<&str>) -> Result<PathBuf> {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+            PathBuf::from,
+        );
+        let directory = target.join("bench");
+        std::fs::create_dir_all(&directory)?;
+        let path = directory.join(format!("{}.json", name.unwrap_or(&self.machine.commit)));
+        std::fs::write(&path, serde_json::to_vec_pretty(&self.to_json())?)?;
+        Ok(path.canonicalize()?)
+    }
+
+    fn to_json(&self) -> Value {
+        let ratio = |(name, ratio): (&'static str, f64)| (name.to_owned(), json!(ratio));
+        let verdict = |verdict: Verdict| json!({"target": verdict.target, "found": verdict.found, "outcome": verdict.outcome});
+        json!({
+            "machine": self.machine,
+            "runs": self.runs,
+            "foreign_events": self.foreign_events,
+            "milliseconds": self.figures.series().iter().map(Series::to_json).collect::<Vec<_>>(),
+            "many": self.many,
+            "idle_before": self.idle_before,
+            "idle_after": self.idle_after,
+            "reloads": self.reloads,
+            "ratios": self.ratios().into_iter().map(ratio).collect::<serde_json::Map<_, _>>(),
+            "targets": self.verdicts().into_iter().map(verdict).collect::<Vec<_>>(),
+        })
+    }
+
+    fn median(&self, group: &str, name: &str) -> f64 {
+        self.figures.median(group, name).unwrap_or(f64::NAN)
+    }
+
+    fn ratios(&self) -> Vec<(&'static str, f64)> {
+        let (reload, command) = (self.median(FLOOR, WITH_RELOAD), self.median(FLOOR, WITH_COMMAND));
+        let (new, known) = (self.median(NEW, START_TO_200), self.median(KNOWN, START_TO_200));
+        vec![
+            ("new service / floor with a reload", new / reload),
+            ("known service / floor with a reload", known / reload),
+            ("known service / floor with a command", known / command),
+            (
+                "removal of one of two / floor with a reload",
+                self.median(STOPPED, DIE_TO_OUT) / reload,
+            ),
+            (
+                "removal of the last one until 503 / floor with a reload",
+                self.median(KILLED, DIE_TO_503) / reload,
+            ),
+        ]
+    }
+
+    fn verdicts(&self) -> Vec<Verdict> {
+        let floor = self.median(FLOOR, WITH_RELOAD);
+        let new = self.median(NEW, START_TO_200);
+        let mut verdicts = vec![Verdict {
+            target: format!("new service: median under {NEW_SERVICE_MS} ms where the floor allows"),
+            found: format!("{new:.1} ms, floor {floor:.1} ms"),
+            outcome: if new >= NEW_SERVICE_MS && floor >= NEW_SERVICE_MS {
+                NO_ROOM
+            } else {
+                outcome(new < NEW_SERVICE_MS)
+            },
+        }];
+        for (what, ratio) in self.ratios() {
+            if what.starts_with("known") {
+                verdicts.push(Verdict {
+                    target: format!("{what}: at most {KNOWN_TO_FLOOR}"),
+                    found: format!("{ratio:.2}"),
+                    outcome: outcome(ratio <= KNOWN_TO_FLOOR),
+                });
+            }
+        }
+        let many = &self.many;
+        verdicts.push(Verdict {
+            target: format!(
+                "{} at once: all routed within {MANY_MS} ms of the last start",
+                many.services
+            ),
+            found: format!("{:.0} ms", many.last_start_to_all_routed_ms),
+            outcome: outcome(many.last_start_to_all_routed_ms <= MANY_MS),
+        });
+        let failed: u64 = self.reloads.failed.values().sum();
+        verdicts.push(Verdict {
+            target: "reloads under load lose no request".to_owned(),
+            found: format!("{failed} lost of {}", self.reloads.answered + failed),
+            outcome: outcome(failed == 0),
+        });
+        for (when, idle) in [("at first", &self.idle_before), ("at the end", &self.idle_after)] {
+            for idle in idle.iter().filter(|idle| idle.ours) {
+                verdicts.push(Verdict {
+                    target: format!(
+                        "{} idle {when}: under {IDLE_MIB} MiB and {IDLE_CPU_PERCENT} % of a core",
+                        idle.program
+                    ),
+                    found: format!("{:.1} MiB, {:.2} %", idle.memory_mib, idle.cpu_percent),
+                    outcome: outcome(idle.memory_mib < IDLE_MIB && idle.cpu_percent < IDLE_CPU_PERCENT),
+                });
+            }
+        }
+        verdicts
+    }
+
+    fn fmt_figures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut group = "";
+        for series in self.figures.series() {
+            if series.group != group {
+                group = series.group;
+                writeln!(
+                    f,
+                    "\n{group:<58} {:>5} {:>8} {:>8} {:>8} {:>8}",
+                    "n", "min", "median", "p99", "max"
+                )?;
+            }
+            let quantile = |q| format!("{:.1}", series.quantile(q));
+            writeln!(
+                f,
+                "  {:<56} {:>5} {:>8} {:>8} {:>8} {:>8}",
+                series.name,
+                series.count(),
+                quantile(0.0),
+                quantile(0.5),
+                quantile(0.99),
+                quantile(1.0)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.machine)?;
+        writeln!(
+            f,
+            "milliseconds, {} rounds; beside it on this machine: {} other registrators, {} starts and ends of others' \
+             containers",
+            self.runs, self.machine.other_registrators, self.foreign_events
+        )?;
+        self.fmt_figures(f)?;
+        let many = &self.many;
+        writeln!(
+            f,
+            "\n{} services at once: Docker started them within {:.0} ms; {:.0} ms after the last start all were routed \
+             ({} reloads)",
+            many.services, many.starting_ms, many.last_start_to_all_routed_ms, many.reloads
+        )?;
+        let loaded = &self.reloads;
+        writeln!(
+            f,
+            "{} reloads under {} keep-alive clients: {} answered, failed {:?}, slowest {:.0} ms",
+            loaded.reloads, loaded.clients, loaded.answered, loaded.failed, loaded.slowest_ms
+        )?;
+        for (when, idle) in [("at first", &self.idle_before), ("at the end", &self.idle_after)] {
+            let one = |i: &Idle| format!("{} {:.1} MiB {:.2} %", i.program, i.memory_mib, i.cpu_percent);
+            writeln!(
+                f,
+                "idle {when}: {}",
+                idle.iter().map(one).collect::<Vec<_>>().join(", ")
+            )?;
+        }
+        writeln!(f, "\nratios of medians")?;
+        for (name, ratio) in self.ratios() {
+            writeln!(f, "  {name:<72} {ratio:>6.2}")?;
+        }
+        writeln!(f, "\ntargets")?;
+        for verdict in self.verdicts() {
+            let Verdict {
+                target,
+                found,
+                outcome,
+            } = verdict;
+            writeln!(f, "  {outcome:<8} {target:<72} {found}")?;
+        }
+        Ok(())
+    }
+}
