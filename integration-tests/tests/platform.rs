@@ -66,7 +66,8 @@ async fn until_applied(platform: &Platform, service: &str, servers: &[String]) {
         || async {
             let status = platform.router_status().await?;
             let routed = status["routing"]["routes"][platform.host(service)]["servers"].as_object();
-            let routed: Option<Vec<_>> = routed.map(|servers| servers.values().collect());
+            let routed: Option<Vec<_>> =
+                routed.map(|servers| servers.values().filter_map(|server| server.as_str()).collect());
             let applied = &status["routes"]["last_change"]["report"]["generation"];
             if routed.is_some_and(|routed| routed == servers) && *applied == status["routing"]["generation"] {
                 Ok(())
