@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use consul::ServiceRegistration;
-use contract::{META_OWNER, OWNER_REGISTRATOR};
+use contract::META_OWNER;
 use serde_json::Value;
 
 use crate::agent::Agent;
@@ -143,12 +143,13 @@ impl Drop for Volume {
     }
 }
 
-/// A registration that routers take for one of ours: of an instance of `service` at `address`.
+/// A registration of an instance of `service` at `address` that routers take for one of ours, and registrator for somebody
+/// else's.
 pub fn routed_service(service: &str, address: &str, port: u16) -> ServiceRegistration {
     ServiceRegistration {
         address: address.to_owned(),
         port,
-        meta: [(META_OWNER.to_owned(), OWNER_REGISTRATOR.to_owned())].into(),
+        meta: [(META_OWNER.to_owned(), "integration-tests".to_owned())].into(),
         ..ServiceRegistration::new(service, service)
     }
 }
