@@ -11,6 +11,7 @@
 
 pub mod agent;
 pub mod docker;
+pub mod engine;
 pub mod http;
 pub mod load;
 pub mod platform;

@@ -27,6 +27,9 @@ pub struct Config {
     pub datacenter: Option<String>,
     /// The deadline of one non-blocking call, from connecting to the last byte of the answer. Default 5 s. A
     /// blocking query may take its wait, a sixteenth of it (the server's jitter) and this on top.
+    ///
+    /// A server without a leader holds calls for its `rpc_hold_timeout`, 7 s by default, before it answers "No cluster
+    /// leader": with less than that a lost leader is mostly seen as [`Error::Deadline`].
     pub timeout: Duration,
 }
 

@@ -354,6 +354,57 @@ async fn a_watch_rides_out_an_outage_over_http() {
 }
 
 #[tokio::test]
+async fn a_watch_asks_consistently_whenever_it_does_not_block_unless_stale_answers_are_wanted() {
+    use crate::Consistency::{Consistent, Default, Stale};
+    for (consistency, at_once, blocking) in [
+        (Default, "consistent", ""),
+        (Consistent, "consistent", "consistent"),
+        (Stale, "stale", "stale"),
+    ] {
+        let server = MockServer::start().await;
+        let failure = ResponseTemplate::new(500).set_body_string("No cluster leader");
+        let answers = vec![
+            answer(7, "{}"),
+            answer(8, "{}"),
+            failure,
+            answer(8, "{}"),
+            answer(3, "{}"),
+            answer(4, "{}"),
+            answer(5, "{}"),
+        ];
+        let at = Arc::new(AtomicUsize::new(0));
+        Mock::given(path(SERVICES))
+            .respond_with(Script { answers, at })
+            .mount(&server)
+            .await;
+        let options = WatchOptions {
+            consistency,
+            ..WatchOptions::default()
+        };
+        let mut watch = client(&server).watch_catalog_services(options);
+        for _ in 0..7 {
+            watch.next().await;
+        }
+        let requests = server.received_requests().await.expect("recorded");
+        let asked: Vec<(bool, String)> = requests
+            .iter()
+            .map(|request| {
+                let names: Vec<_> = request.url.query_pairs().map(|(name, _)| name).collect();
+                let mode = names
+                    .iter()
+                    .find(|name| ["consistent", "stale"].contains(&name.as_ref()));
+                let mode = mode.map(ToString::to_string).unwrap_or_default();
+                (names.iter().any(|name| name == "index"), mode)
+            })
+            .collect();
+        // First, change, failure, after it, reset, after it, change.
+        let blocks = [false, true, true, false, true, false, true];
+        let expected = blocks.map(|blocks| (blocks, if blocks { blocking } else { at_once }.to_owned()));
+        assert_eq!(asked, expected, "{consistency:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_unix_socket_is_spoken_to_and_named_in_errors() {
     let dir = tempfile::tempdir().expect("dir");
     let address = format!("unix://{}", dir.path().join("consul.sock").display());

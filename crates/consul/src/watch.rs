@@ -30,7 +30,8 @@ pub struct WatchOptions {
     /// is found only when wait, a sixteenth of it and [`Config::timeout`](crate::Config::timeout) are over, so a
     /// shorter wait finds it sooner at the cost of more idle queries. A peer that is gone is found by TCP in 30 s.
     pub wait: Duration,
-    /// Which servers may answer.
+    /// Which servers may answer. With [`Consistency::Default`] the queries that do not block are consistent ones; see
+    /// [`Watch`].
     pub consistency: Consistency,
     /// The least time from one answer to the next query. Default 10 ms: it bounds a watch of something that changes all
     /// the time to 100 answers a second. It delays no first change, since the query is already waiting
@@ -98,10 +99,9 @@ pub enum Continuity {
     /// The first after an outage. Comes even when nothing has changed, to say that the outage is over.
     Resumed,
     /// The index went backwards, with or without an outage: the servers' data may have been replaced (restored from a
-    /// snapshot, or a new cluster), or a server that has just started answers from a log it is still replaying.
-    /// Measured on a restarted single Consul 1.8.7, with a known leader and default consistency: index 246 before, 128
-    /// after the outage, 246 again 40 ms later. So what comes with `Reset` may be old, incomplete or empty: keep what was
-    /// known until it has stood for a while.
+    /// snapshot, or a new cluster), or, with [`Consistency::Stale`], a server that has just started answers from a log
+    /// it is still replaying. So what comes with `Reset`, and with `Continued` soon after it, may be old, incomplete
+    /// or empty: keep what was known until it has stood for a while.
     Reset,
 }
 
@@ -109,7 +109,10 @@ type Query<T> = Pin<Box<dyn Future<Output = Result<Response<T>, Error>> + Send>>
 
 /// A blocking query repeated for ever.
 ///
-/// - The first query, and the first after an outage or a reset, does not block: it answers at once.
+/// - The first query, and the first after an outage or a reset, does not block: it answers at once. Unless stale answers
+///   are wanted it is a consistent one, because a restarted server may lead before it has replayed its log. Measured
+///   on a single Consul 1.8.7 with default consistency: index 1561 before, after the outage 58 with one of four
+///   instances, 13 ms later 1060 with three, and another 12 ms later all of them.
 /// - An answer with the index of the last value is not yielded: nothing has changed. When such answers come before the
 ///   wait is over, time after time, they are slowed down like failures.
 /// - Whatever is not an answer with an index from a server that knows a leader is [`WatchEvent::Unavailable`]:
@@ -241,7 +244,12 @@ impl<T: Send + 'static> Watch<T> {
                 let options = QueryOptions {
                     index: self.state.index,
                     wait: Some(self.options.wait),
-                    consistency: self.options.consistency,
+                    // A server that has just started, and leads, answers from the log it is still replaying;
+                    // a consistent query waits until it has. One that blocks on what was seen needs no such care.
+                    consistency: match (self.state.index, self.options.consistency) {
+                        (None, Consistency::Default) => Consistency::Consistent,
+                        (_, consistency) => consistency,
+                    },
                     filter: self.options.filter.clone(),
                     near: None,
                     datacenter: self.options.datacenter.clone(),
