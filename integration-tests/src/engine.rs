@@ -59,14 +59,11 @@ impl Engine {
     /// # Errors
     /// With what it printed on stderr.
     pub fn docker(&self, arguments: &[&str]) -> Result<String, String> {
-        let client = [
-            "exec",
-            self.container.id(),
-            "docker",
-            "-H",
-            "unix:///shared/docker.sock",
-        ];
-        try_docker(&[&client, arguments].concat())
+        try_docker(&[&["-H", &self.endpoint()], arguments].concat())
+    }
+
+    fn endpoint(&self) -> String {
+        format!("unix://{}/docker.sock", self.shared.path().display())
     }
 
     /// Kills it with SIGKILL and keeps it from starting again until [`Engine::release`].
@@ -101,17 +98,8 @@ impl Engine {
             .spawn()
             .expect("docker save");
         let image = save.stdout.take().expect("its output");
-        let client = [
-            "exec",
-            "-i",
-            self.container.id(),
-            "docker",
-            "-H",
-            "unix:///shared/docker.sock",
-            "load",
-        ];
         let loaded = Command::new("docker")
-            .args(client)
+            .args(["-H", &self.endpoint(), "load"])
             .stdin(image)
             .output()
             .expect("docker load");
