@@ -105,7 +105,6 @@ fn settings(args: &Args) -> Result<Settings, RunError> {
     Ok(Settings {
         http: args.http_addr.clone(),
         stats: args.stats_addr.clone(),
-        directory: args.state_dir.clone(),
         user: args.user().map_err(RunError::config)?,
         max_connections: args.max_connections,
         connect_timeout: Duration::from_secs(1),

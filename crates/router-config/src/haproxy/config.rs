@@ -6,7 +6,6 @@
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -70,8 +69,6 @@ pub struct Settings {
     pub http: Vec<BindAddress>,
     /// Where HAProxy's own metrics, statistics and `/health` are served.
     pub stats: BindAddress,
-    /// Directory of the configuration and its maps, as HAProxy sees it.
-    pub directory: PathBuf,
     /// User and group that HAProxy's workers become; `None` when HAProxy is not started as root.
     pub user: Option<DnsLabel>,
     /// Connections at the same time; bounds HAProxy's memory.
@@ -117,23 +114,13 @@ pub struct Rendered {
     pub generation: Generation,
     /// Text of the configuration file.
     pub config: String,
-    /// Text of the host map it refers to.
-    pub hosts: String,
-}
-
-/// File name of the host map of a generation. Each generation has its own, so that a configuration and its map
-/// always fit together, also when an older one is put back.
-pub fn hosts_file(generation: &Generation) -> String {
-    format!("hosts-{generation}.map")
 }
 
 /// The configuration for `table`.
 pub fn render(table: &RoutingTable, settings: &Settings) -> Rendered {
-    let mut hosts = String::new();
     let mut backends = String::new();
     for (host, route) in &table.routes {
         let backend = backend_name(host);
-        line(&mut hosts, format_args!("{host} {backend}"));
         line(&mut backends, format_args!("\nbackend {backend}"));
         let title = "503 Service Unavailable";
         let text =
@@ -152,27 +139,18 @@ pub fn render(table: &RoutingTable, settings: &Settings) -> Rendered {
     }
     // The generation names the text, so it is taken over everything but itself.
     let unnamed = document(settings, &Generation(String::new()), &backends);
-    let mut hasher = Sha256::new();
-    hasher.update(unnamed.len().to_le_bytes());
-    hasher.update(&unnamed);
-    hasher.update(&hosts);
     let generation = Generation(
-        hasher
-            .finalize()
+        Sha256::digest(&unnamed)
             .iter()
             .take(8)
             .map(|byte| format!("{byte:02x}"))
             .collect(),
     );
     let config = document(settings, &generation, &backends);
-    Rendered {
-        generation,
-        config,
-        hosts,
-    }
+    Rendered { generation, config }
 }
 
-/// The backend of a host name. Only host names have dots, so it never equals a name of ours.
+/// The backend of a host name. Its prefix keeps it apart from names of ours, and what a client asks for from them.
 pub fn backend_name(host: &HostName) -> String {
     format!("route:{host}")
 }
@@ -247,7 +225,9 @@ frontend http
     http-request set-header X-Forwarded-Port %[dst_port]
     http-request set-header X-Real-IP %[src]
     http-request disable-l7-retry unless {{ method GET HEAD OPTIONS TRACE }}
-    use_backend %[req.hdr(host),host_only,rtrim(.),lower,map({directory}/{hosts},no_route)]
+    # The backend with the host's name; HAProxy goes on to the default where there is none.
+    use_backend route:%[req.hdr(host),host_only,rtrim(.),lower]
+    default_backend no_route
 
 backend no_route
     http-request return status 404 content-type 'text/html; charset=utf-8' hdr Cache-Control no-store string '{not_found}'
@@ -265,8 +245,6 @@ frontend stats
         server = ms(settings.server_timeout),
         client = ms(settings.client_timeout),
         keep_alive = ms(settings.keep_alive),
-        directory = settings.directory.display(),
-        hosts = hosts_file(generation),
         stats = settings.stats,
     )
 }
@@ -285,7 +263,6 @@ pub(crate) mod tests {
         Settings {
             http: vec![":80".parse().unwrap(), "[::1]:8080".parse().unwrap()],
             stats: "127.0.0.1:8404".parse().unwrap(),
-            directory: "/var/lib/colossus/router".into(),
             user: Some("haproxy".parse().unwrap()),
             max_connections: 10_000,
             connect_timeout: Duration::from_secs(1),
@@ -332,7 +309,6 @@ pub(crate) mod tests {
             &settings(),
         );
         insta::assert_snapshot!("config", rendered.config);
-        insta::assert_snapshot!("hosts", rendered.hosts);
     }
 
     #[test]
@@ -383,8 +359,7 @@ pub(crate) mod tests {
             let bare = render(&RoutingTable::default(), &settings());
             let expected = bare.config.lines().count() + 4 * table.routes.len();
             prop_assert_eq!(rendered.config.lines().count(), expected);
-            prop_assert_eq!(rendered.hosts.lines().count(), table.routes.len());
-            prop_assert!(rendered.config.is_ascii() && rendered.hosts.is_ascii());
+            prop_assert!(rendered.config.is_ascii());
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::fs;
 
-use super::config::{Generation, Rendered, hosts_file};
+use super::config::Rendered;
 use crate::instance::ServiceInstance;
 
 /// The file HAProxy reads.
@@ -86,25 +86,20 @@ impl Files {
         }
     }
 
-    /// Puts `rendered` where HAProxy reads it. The map goes first, so that the configuration never names one
-    /// that is not there.
+    /// Puts `rendered` where HAProxy reads it.
     ///
     /// # Errors
     /// When the disk is full or read-only: HAProxy's present files are unharmed.
     pub async fn write(&self, rendered: &Rendered) -> Result<(), FileError> {
-        self.replace(&hosts_file(&rendered.generation), rendered.hosts.as_bytes())
-            .await?;
         self.replace(CONFIG, rendered.config.as_bytes()).await
     }
 
-    /// Remembers that HAProxy took the present configuration, and removes the maps of all others.
+    /// Remembers that HAProxy took the present configuration.
     ///
     /// # Errors
     /// When it cannot be written; the one before stays then.
     pub async fn keep_as_last_good(&self, rendered: &Rendered) -> Result<(), FileError> {
-        self.replace(LAST_GOOD, rendered.config.as_bytes()).await?;
-        self.remove_maps_except(&rendered.generation).await;
-        Ok(())
+        self.replace(LAST_GOOD, rendered.config.as_bytes()).await
     }
 
     /// Puts back what HAProxy should start from: the last good configuration, else `previous`, the file that was
@@ -170,21 +165,6 @@ impl Files {
         let written = written.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         written.map_err(|source| FileError::Write { path, source })
     }
-
-    async fn remove_maps_except(&self, generation: &Generation) {
-        let keep = hosts_file(generation);
-        let Ok(mut entries) = fs::read_dir(&self.directory).await else {
-            return;
-        };
-        while let Ok(Some(entry)) = entries.next_entry().await {
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            if name.starts_with("hosts-") && name.ends_with(".map") && name != keep {
-                // One that stays is removed the next time.
-                let _ = fs::remove_file(entry.path()).await;
-            }
-        }
-    }
 }
 
 fn replace(temporary: &Path, target: &Path, content: &[u8]) -> io::Result<()> {
@@ -216,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_good_configuration_is_put_back_with_its_map() {
+    async fn the_last_good_configuration_is_put_back() {
         let directory = tempfile::tempdir().unwrap();
         let files = Files::new(directory.path().to_owned());
         assert_eq!(files.config().await.unwrap(), None);
@@ -236,11 +216,6 @@ mod tests {
 
         files.restore(Some("before")).await.unwrap();
         assert_eq!(files.config().await.unwrap().as_ref(), Some(&good.config));
-        assert!(directory.path().join(hosts_file(&good.generation)).exists());
-
-        files.keep_as_last_good(&good).await.unwrap();
-        assert!(!directory.path().join(hosts_file(&bad.generation)).exists());
-        assert!(directory.path().join(hosts_file(&good.generation)).exists());
     }
 
     #[tokio::test]
