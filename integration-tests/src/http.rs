@@ -100,15 +100,39 @@ impl Client {
             headers,
             body: String::new(),
         };
-        let length = answer
-            .header("content-length")
-            .map_or(Ok(0), |length| length.parse().map_err(|_| malformed()))?;
         if method != "HEAD" {
-            let mut bytes = vec![0; length];
-            connection.read_exact(&mut bytes).await?;
-            answer.body = String::from_utf8_lossy(&bytes).into_owned();
+            let chunked = answer
+                .header("transfer-encoding")
+                .is_some_and(|encoding| encoding == "chunked");
+            let body = if chunked {
+                chunks(connection).await?
+            } else {
+                let length = answer.header("content-length").unwrap_or("0");
+                exactly(connection, length.parse().map_err(|_| malformed())?).await?
+            };
+            answer.body = String::from_utf8_lossy(&body).into_owned();
         }
         Ok(answer)
+    }
+}
+
+async fn exactly(connection: &mut BufReader<TcpStream>, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    connection.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}
+
+/// A body in chunks (RFC 9112, section 7.1), without trailers.
+async fn chunks(connection: &mut BufReader<TcpStream>) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let length = usize::from_str_radix(&line(connection).await?, 16).map_err(|_| malformed())?;
+        body.extend(exactly(connection, length).await?);
+        // The end of the chunk, or of the body.
+        line(connection).await?;
+        if length == 0 {
+            return Ok(body);
+        }
     }
 }
 
