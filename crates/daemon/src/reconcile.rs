@@ -49,14 +49,9 @@ pub struct Activation {
     pub first_wake: Instant,
     /// 1, and 1 more for each run in a row that has failed before this one.
     pub attempt: u32,
-}
-
-impl Activation {
-    /// Whether it is time to look at everything afresh, whatever else woke the loop: an event may have been lost.
-    #[must_use]
-    pub fn is_resync(&self) -> bool {
-        self.reasons.iter().any(|reason| reason == RESYNC)
-    }
+    /// Whether it is time to look at everything afresh, whatever else woke the loop: an event may have been lost. True
+    /// of the first run, and then once in each resync interval, however often the loop is woken.
+    pub resync: bool,
 }
 
 /// What came of a run.
@@ -218,7 +213,8 @@ impl<R: Reconcile> ReconcileLoop<R> {
                 () = shutdown.cancelled() => return None,
                 () = sleep_until_some(due.map(|due| due.at)) => {
                     let own_reason = due.map_or(RESYNC, |due| due.reason);
-                    return Some(self.waker.take(own_reason, attempt));
+                    let resync = self.schedule.is_resync_due();
+                    return Some(self.waker.take(own_reason, attempt, resync));
                 }
                 // A wake changes what is due only if none was pending; others gather until the run.
                 () = self.waker.woken(), if !woken => {}
@@ -236,8 +232,13 @@ impl<R: Reconcile> ReconcileLoop<R> {
             .error
             .as_deref()
             .map(|error: &(dyn Error + Send + Sync + 'static)| error_chain(error));
-        self.schedule
-            .ran(start, end, error.is_some(), outcome.retry_after);
+        self.schedule.ran(
+            start,
+            end,
+            activation.resync,
+            error.is_some(),
+            outcome.retry_after,
+        );
         self.consecutive_failures = if error.is_some() {
             self.consecutive_failures.saturating_add(1)
         } else {

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use clap::Parser;
 use consul::{Config, TokenSource};
+use contract::ServiceId;
 use daemon::{CommonArgs, HasCommon, InspectCommand};
 
+use crate::definitions::tag_problem;
 use crate::policy::PolicySource;
 use crate::variables::split_list;
 
@@ -35,12 +37,12 @@ pub struct Args {
 
     /// Address to register for ports that are bound to all addresses of the host [default: the address of the
     /// interface with the default route].
-    #[arg(long, env = "REGISTRATOR_IP", value_name = "ADDRESS")]
+    #[arg(long, env = "REGISTRATOR_IP", value_name = "ADDRESS", value_parser = reachable_address)]
     pub ip: Option<IpAddr>,
 
     /// Name of this host in service IDs [default: what Docker says].
     #[arg(long, env = "REGISTRATOR_HOSTNAME", value_name = "NAME")]
-    pub hostname: Option<String>,
+    pub hostname: Option<ServiceId>,
 
     /// Register the containers' own addresses and ports, whether published or not.
     #[arg(long)]
@@ -90,15 +92,31 @@ impl Args {
     }
 
     /// What the operator said about how to register.
-    pub fn policy_source(&self) -> PolicySource {
-        PolicySource {
-            hostname: self.hostname.clone(),
+    ///
+    /// # Errors
+    /// When a tag cannot be one.
+    pub fn policy_source(&self) -> Result<PolicySource, String> {
+        let tags = split_list(&self.tags);
+        if let Some((tag, reason)) = tags.iter().find_map(|tag| Some((tag, tag_problem(tag)?))) {
+            return Err(format!("--tags has the tag {tag:?}: {reason}"));
+        }
+        Ok(PolicySource {
+            hostname: self.hostname.clone().map(String::from),
             address: self.ip,
             internal: self.internal,
             explicit: self.explicit,
-            tags: split_list(&self.tags),
-        }
+            tags,
+        })
     }
+}
+
+/// An address that others can send to.
+fn reachable_address(text: &str) -> Result<IpAddr, String> {
+    let address: IpAddr = text.parse().map_err(|_| "it is no IP address".to_owned())?;
+    if address.is_unspecified() {
+        return Err("nobody can send to it: give an address of this host".to_owned());
+    }
+    Ok(address)
 }
 
 impl HasCommon for Args {

@@ -75,11 +75,19 @@ pub fn service_definitions(container: &ContainerSnapshot, policy: &Policy) -> De
         .filter_map(|(port, bindings)| endpoint(container, policy, *port, bindings))
         .collect();
     if endpoints.is_empty() && container.variables.names_a_service() {
-        definitions.rejections.push(Rejection::new(
-            &container.name,
-            "SERVICE_NAME",
-            "no port is published, so there is nothing to register: publish one with `docker run -p 80`, say",
-        ));
+        let reason = if container.ports.values().all(BTreeSet::is_empty) {
+            "no port is published, so there is nothing to register: publish one with `docker run -p 80`, say"
+                .to_owned()
+        } else {
+            format!(
+                "its ports are published for another address family than that of {}: publish with `-p 0.0.0.0::80` for \
+                 IPv4, or give registrator an IPv6 --ip",
+                policy.address
+            )
+        };
+        definitions
+            .rejections
+            .push(Rejection::new(&container.name, "SERVICE_NAME", reason));
         return definitions;
     }
     for port in container
@@ -279,7 +287,8 @@ fn image_base_name(image: &str) -> &str {
     base.split(':').next().unwrap_or_default()
 }
 
-fn tag_problem(tag: &str) -> Option<String> {
+/// Why a text cannot be a tag, and what to change.
+pub(crate) fn tag_problem(tag: &str) -> Option<String> {
     if tag.len() > TAG_MAX {
         return Some(format!(
             "it has {} bytes, {TAG_MAX} is the most: shorten it",

@@ -161,7 +161,7 @@ impl Engine {
     pub async fn host_name(&self) -> Result<String, Error> {
         let docker = self.client().await?;
         let info = within("the host's name", docker.info(), Error::DockerConnect).await?;
-        Ok(info.name.unwrap_or_default())
+        info.name.filter(|name| !name.is_empty()).ok_or(Error::HostName)
     }
 }
 
@@ -204,7 +204,7 @@ impl Inventory {
             .map(|(snapshot, rejections)| (snapshot, rejections.as_slice()))
     }
 
-    /// Makes the next [`Inventory::refresh`] read everything.
+    /// Makes the next [`Inventory::refresh`] read everything, whatever has been heard of.
     pub fn mark_all(&self) {
         self.stale.mark_all();
     }

@@ -20,6 +20,9 @@ pub enum Error {
     /// Docker cannot be reached, or did not tell about itself.
     #[error("cannot talk to Docker")]
     DockerConnect(#[source] bollard::errors::Error),
+    /// Docker has no name for its host.
+    #[error("Docker does not tell this host's name: give it with --hostname")]
+    HostName,
     /// Docker's event stream broke.
     #[error("Docker's event stream broke")]
     DockerEvents(#[source] bollard::errors::Error),

@@ -26,7 +26,7 @@ use crate::agent_watch::watch_agent;
 use crate::args::Args;
 use crate::docker::{Engine, EventStreamHandle, StaleMark, follow_events};
 use crate::metrics::Metrics;
-use crate::reconciler::HostReconciler;
+use crate::reconciler::{HostReconciler, Planned};
 
 /// Between the starts of two runs: a burst of events is handled a few times, not once for each.
 const MIN_GAP: Duration = Duration::from_millis(10);
@@ -55,7 +55,7 @@ pub async fn run(args: Args, mut process: Process) -> Result<(), RunError> {
         engine.clone(),
         stale.clone(),
         agent.clone(),
-        args.policy_source(),
+        args.policy_source().map_err(RunError::config)?,
         metrics,
         synced,
     );
@@ -93,7 +93,18 @@ pub async fn run(args: Args, mut process: Process) -> Result<(), RunError> {
 }
 
 async fn dry_run(reconciler: &mut HostReconciler) -> Result<(), RunError> {
-    let (plan, partial) = reconciler.observe_and_plan().await.map_err(RunError::failed)?;
-    writeln!(std::io::stdout().lock(), "{plan}").map_err(RunError::failed)?;
+    let Planned {
+        desired,
+        plan,
+        partial,
+    } = reconciler
+        .observe_and_plan(true)
+        .await
+        .map_err(RunError::failed)?;
+    let mut out = std::io::stdout().lock();
+    for rejection in &desired.rejections {
+        writeln!(out, "! reject     {rejection}").map_err(RunError::failed)?;
+    }
+    writeln!(out, "{plan}").map_err(RunError::failed)?;
     partial.map_or(Ok(()), |error| Err(RunError::failed(error)))
 }

@@ -50,6 +50,17 @@ impl HostState {
     }
 }
 
+/// What a look at Docker and the agent led to.
+#[derive(Debug)]
+pub struct Planned {
+    /// What should be registered.
+    pub desired: Desired,
+    /// What would have to be done.
+    pub plan: Plan,
+    /// A partial failure: some containers could not be read and count as they were.
+    pub partial: Option<Error>,
+}
+
 /// Keeps the agent's services equal to the containers of this host.
 pub struct HostReconciler {
     engine: Engine,
@@ -88,18 +99,16 @@ impl HostReconciler {
         (reconciler, view)
     }
 
-    /// Reads Docker and the agent and says what would be done; changes nothing.
-    ///
-    /// The second value is a partial failure: some containers could not be read and count as they were.
+    /// Reads Docker and the agent and says what would be done; changes nothing. `afresh`: all of it, and the host's own
+    /// name and address too.
     ///
     /// # Errors
     /// When either cannot be read: nothing is known then, so nothing is planned.
-    pub async fn observe_and_plan(&mut self) -> Result<(Plan, Option<Error>), Error> {
-        let policy = match self.policy.take() {
-            Some(policy) => policy,
-            None => self.policy_source.resolve(&self.engine).await?,
-        };
-        let policy = self.policy.insert(policy).clone();
+    pub async fn observe_and_plan(&mut self, afresh: bool) -> Result<Planned, Error> {
+        if afresh {
+            self.inventory.mark_all();
+        }
+        let policy = self.policy(afresh).await?;
         let (inventory, observed) = tokio::join!(self.inventory.refresh(), observe_agent(&self.agent));
         let partial = match inventory {
             Ok(()) => None,
@@ -108,8 +117,24 @@ impl HostReconciler {
         };
         let desired = self.desired(&policy);
         let plan = plan(&desired.services, &observed?);
-        self.publish(desired, &plan);
-        Ok((plan, partial))
+        Ok(Planned {
+            desired,
+            plan,
+            partial,
+        })
+    }
+
+    /// The policy of this host, resolved again when `afresh`: a host may get another address. What was good stays good
+    /// while it cannot be.
+    async fn policy(&mut self, afresh: bool) -> Result<Policy, Error> {
+        if let Some(policy) = self.policy.as_ref().filter(|_| !afresh) {
+            return Ok(policy.clone());
+        }
+        match (self.policy_source.resolve(&self.engine).await, &self.policy) {
+            (Ok(policy), _) => Ok(self.policy.insert(policy).clone()),
+            (Err(_), Some(policy)) => Ok(policy.clone()),
+            (Err(error), None) => Err(error),
+        }
     }
 
     fn desired(&self, policy: &Policy) -> Desired {
@@ -120,7 +145,7 @@ impl HostReconciler {
         }))
     }
 
-    fn publish(&mut self, desired: Desired, plan: &Plan) {
+    fn publish(&mut self, desired: Desired, foreign: BTreeSet<ServiceId>) {
         for rejection in desired.rejections.difference(&self.reported) {
             warn!(
                 container = rejection.container,
@@ -133,10 +158,10 @@ impl HostReconciler {
             containers: self.inventory.containers().count(),
             services: desired.services,
             rejected: desired.rejections.clone(),
-            foreign: plan.foreign.clone(),
+            foreign,
         };
         self.reported = desired.rejections;
-        for id in plan.foreign.difference(&self.state.borrow().foreign) {
+        for id in state.foreign.difference(&self.state.borrow().foreign) {
             warn!(%id, "this ID is registered by somebody else and is left alone: give the container another with SERVICE_ID");
         }
         self.metrics.show(&state);
@@ -215,18 +240,22 @@ impl Reconcile for HostReconciler {
 
     async fn reconcile(&mut self, activation: &Activation) -> Outcome<Report> {
         // An event that was lost is made good by looking at everything now and then.
-        if activation.is_resync() {
-            self.inventory.mark_all();
-        }
-        let (plan, partial) = match self.observe_and_plan().await {
+        let Planned {
+            desired,
+            plan,
+            partial,
+        } = match self.observe_and_plan(activation.resync).await {
             Ok(planned) => planned,
             Err(error) => return Outcome::failed(error),
         };
+        let foreign = plan.foreign.clone();
         let (report, error) = if plan.is_empty() {
             (Report::default(), None)
         } else {
             self.apply(plan).await
         };
+        // Only now: whoever watches the agent for these services must find them there.
+        self.publish(desired, foreign);
         let done = report.registered.len() + report.deregistered.len();
         let outcome = if done == 0 {
             Outcome::unchanged()
@@ -234,10 +263,7 @@ impl Reconcile for HostReconciler {
             Outcome::changed(done, report)
         };
         match error.or(partial) {
-            Some(error) => Outcome {
-                error: Some(error.into()),
-                ..outcome
-            },
+            Some(error) => outcome.with_error(error),
             None => {
                 self.synced.open();
                 outcome

@@ -99,8 +99,15 @@ impl ServiceVariables {
             .collect()
     }
 
-    /// Whether the container wants to be a service, for any port.
+    /// Whether the container wants to be a service, for any port, and not to be ignored altogether.
     pub fn names_a_service(&self) -> bool {
+        if self
+            .general
+            .get("ignore")
+            .is_some_and(|ignore| !ignore.is_empty())
+        {
+            return false;
+        }
         let named = |keys: &BTreeMap<String, String>| keys.get("name").is_some_and(|name| !name.is_empty());
         named(&self.general) || self.by_port.values().any(named)
     }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use contract::{DnsLabel, DomainName};
+use contract::DomainName;
 use daemon::{CommonArgs, HasCommon, InspectCommand, parse_duration};
 
-use crate::haproxy::config::BindAddress;
+use crate::haproxy::config::{BindAddress, WorkerUser};
 
 /// Routes host names to the healthy instances in Consul by configuring HAProxy on this node.
 ///
@@ -87,7 +87,7 @@ pub struct Args {
         value_name = "USER",
         default_value = "haproxy"
     )]
-    pub haproxy_user: String,
+    pub haproxy_user: WorkerUser,
 
     /// How long instances stay in use that are missing from Consul's answer after an outage of Consul.
     #[arg(long, env = "ROUTER_HOLD", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
@@ -116,20 +116,6 @@ pub struct Args {
     /// A question to the router-config that runs here.
     #[command(subcommand)]
     pub command: Option<InspectCommand>,
-}
-
-impl Args {
-    /// The user of HAProxy's workers.
-    ///
-    /// # Errors
-    /// When the name is none.
-    pub fn user(&self) -> Result<Option<DnsLabel>, String> {
-        if self.haproxy_user.is_empty() {
-            return Ok(None);
-        }
-        let wrong = |error| format!("--haproxy-user {:?} is no user name: {error}", self.haproxy_user);
-        self.haproxy_user.parse().map(Some).map_err(wrong)
-    }
 }
 
 impl HasCommon for Args {

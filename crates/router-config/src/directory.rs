@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use consul::ServiceEntry;
 use serde::Serialize;
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::instance::{Rejection, ServiceInstance, parse_instances};
 use crate::last_good::{Authority, Held, LastGood};
@@ -111,6 +112,15 @@ impl Directory {
     ) {
         let (instances, rejected) = parse_instances(name, entries);
         let mut state = self.lock();
+        for rejection in &rejected {
+            if state
+                .rejected
+                .get(name)
+                .is_none_or(|before| !before.contains(rejection))
+            {
+                warn!(service = name, instance = %rejection.instance, "{}", rejection.reason);
+            }
+        }
         state.errors.remove(name);
         state.index = state.index.max(index);
         state.last_good.observe(name, instances, authority, now);
@@ -123,13 +133,18 @@ impl Directory {
     }
 
     /// Notes that Consul did not answer about `name`, or about the list of services when `None`; what is known stays.
-    /// Gives whether this is news.
-    pub fn unavailable(&self, name: Option<&str>, error: String) -> bool {
+    /// Gives whether this is the beginning of an outage.
+    ///
+    /// A service that has never been answered is waited for as long as the error is a `transient` one: were it taken for
+    /// empty, an outage would read as "nothing is there". An error that will not mend itself, as a denied one, holds
+    /// up nobody; nor does one about a service that is known from before.
+    pub fn unavailable(&self, name: Option<&str>, error: String, transient: bool) -> bool {
         let mut state = self.lock();
         let news = state.errors.is_empty();
         state.errors.insert(name.unwrap_or(CATALOG).to_owned(), error);
-        if let Some(name) = name {
-            // It does not hold up the others: what was known of it goes on being routed.
+        if let Some(name) = name
+            && (!transient || state.last_good.names().any(|known| known == name))
+        {
             state.paid(name);
         }
         news
@@ -232,8 +247,10 @@ mod tests {
         directory.apply_service("web", entries(&["a"]), 4, Authority::Doubtful, now);
         assert_eq!(directory.view(now), None);
         assert_eq!(directory.status().waiting_for, names(&["api"]));
-        // One that cannot be answered does not hold up the others.
-        directory.unavailable(Some("api"), "denied".to_owned());
+        // An outage is waited for, an error that stays is not.
+        directory.unavailable(Some("api"), "no leader".to_owned(), true);
+        assert_eq!(directory.view(now), None);
+        directory.unavailable(Some("api"), "denied".to_owned(), false);
         assert_eq!(directory.view(now).unwrap().services["web"].len(), 1);
     }
 
@@ -244,8 +261,8 @@ mod tests {
         directory.apply_catalog(&names(&["web"]), 5, Authority::Doubtful, now);
         directory.apply_service("web", entries(&["a"]), 5, Authority::Doubtful, now);
         let before = directory.view(now);
-        assert!(directory.unavailable(None, "no leader".to_owned()));
-        assert!(!directory.unavailable(Some("web"), "no leader".to_owned()));
+        assert!(directory.unavailable(None, "no leader".to_owned(), true));
+        assert!(!directory.unavailable(Some("web"), "no leader".to_owned(), true));
         assert_eq!(directory.view(now), before);
         let status = directory.status();
         assert!(!status.available);

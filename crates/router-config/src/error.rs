@@ -15,6 +15,9 @@ pub enum Error {
     /// HAProxy did not do what it was asked to.
     #[error(transparent)]
     Master(#[from] MasterError),
+    /// What HAProxy did not take a moment ago is still what it should run; it was not offered again yet.
+    #[error("{0}")]
+    Repeated(String),
     /// HAProxy took the reload but does not run what was written.
     #[error(
         "HAProxy was reloaded but runs {}, not generation {wanted}: does it read {file} from the directory given \

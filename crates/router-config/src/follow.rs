@@ -64,20 +64,21 @@ pub async fn follow_services(
     }
 }
 
-/// Asks once about every service, without watching: for a question that is answered and forgotten.
+/// Asks once about every service, without watching: for a question that is answered and forgotten. What is missing is
+/// held, as a process that starts holds it.
 ///
 /// # Errors
 /// When Consul does not answer one of the questions.
 pub async fn read_once(client: &Client, directory: &Directory) -> Result<(), consul::Error> {
     let list = client.catalog_services(&QueryOptions::default()).await?;
     let names = routable(list.value);
-    directory.apply_catalog(&names, list.meta.index, Authority::Continued, Instant::now());
+    directory.apply_catalog(&names, list.meta.index, Authority::Doubtful, Instant::now());
     let mut answers = stream::iter(names)
         .map(|name| async move { (client.health_service(&name, &QueryOptions::default()).await, name) })
         .buffer_unordered(SWEEP_CONCURRENCY);
     while let Some((answer, name)) = answers.next().await {
         let Response { value, meta } = answer?;
-        directory.apply_service(&name, value, meta.index, Authority::Continued, Instant::now());
+        directory.apply_service(&name, value, meta.index, Authority::Doubtful, Instant::now());
     }
     Ok(())
 }
@@ -180,7 +181,7 @@ impl Follower {
 
     fn listed(&mut self, event: WatchEvent<Services>) {
         match event {
-            WatchEvent::Unavailable { error, attempts } => self.unavailable(None, &error, attempts),
+            WatchEvent::Unavailable { error, .. } => self.unavailable(None, &error),
             WatchEvent::Value(snapshot) => {
                 self.names = routable(snapshot.value);
                 if snapshot.continuity == Continuity::Resumed || snapshot.continuity == Continuity::Reset {
@@ -221,7 +222,7 @@ impl Follower {
 
     fn service(&mut self, name: &str, event: WatchEvent<Vec<ServiceEntry>>) {
         match event {
-            WatchEvent::Unavailable { error, attempts } => self.unavailable(Some(name), &error, attempts),
+            WatchEvent::Unavailable { error, .. } => self.unavailable(Some(name), &error),
             WatchEvent::Value(snapshot) => {
                 let authority = authority(snapshot.continuity);
                 self.directory
@@ -283,10 +284,14 @@ impl Follower {
     fn swept(&mut self, answers: Vec<(String, Answer)>) {
         let mut changed = 0;
         for (name, answer) in answers {
+            // It left the list, or got a watch, while this was asked: what is known since is newer.
+            if !self.names.contains(&name) || self.watched.contains_key(&name) {
+                continue;
+            }
             match answer {
                 Err(error) => {
                     self.swept.remove(&name);
-                    self.unavailable(Some(&name), &error, 1);
+                    self.unavailable(Some(&name), &error);
                 }
                 Ok(Response { value, meta }) => {
                     let before = self.swept.insert(name.clone(), meta.index);
@@ -318,16 +323,20 @@ impl Follower {
         }
     }
 
-    fn unavailable(&self, name: Option<&str>, error: &consul::Error, attempts: u32) {
+    fn unavailable(&self, name: Option<&str>, error: &consul::Error) {
         let text = error_chain(error);
-        if self.directory.unavailable(name, text.clone()) && attempts == 1 {
+        // Once for each outage: each of the watches fails, and each again at every attempt.
+        if self
+            .directory
+            .unavailable(name, text.clone(), error.is_transient())
+        {
             warn!(
                 error = text,
                 "Consul does not answer; the last known instances stay in use"
             );
+            // The first answers may be errors: what is known from before is routed then.
+            self.waker.wake("Consul does not answer");
         }
-        // The first answers may all be errors: what is known from before is routed then.
-        self.waker.wake("Consul does not answer");
     }
 }
 

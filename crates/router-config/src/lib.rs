@@ -102,10 +102,16 @@ pub async fn run(args: Args, mut process: Process) -> Result<(), RunError> {
 }
 
 fn settings(args: &Args) -> Result<Settings, RunError> {
+    if args.http_addr.contains(&args.stats_addr) {
+        return Err(RunError::config(format!(
+            "--http-addr and --stats-addr are both {}: give each its own port",
+            args.stats_addr
+        )));
+    }
     Ok(Settings {
         http: args.http_addr.clone(),
         stats: args.stats_addr.clone(),
-        user: args.user().map_err(RunError::config)?,
+        user: args.haproxy_user.clone(),
         max_connections: args.max_connections,
         connect_timeout: Duration::from_secs(1),
         server_timeout: Duration::from_secs(60),

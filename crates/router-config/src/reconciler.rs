@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use contract::DomainName;
-use daemon::{Activation, Gate, Outcome, Reconcile};
+use daemon::{Activation, Gate, Outcome, Reconcile, error_chain};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -22,9 +22,9 @@ use crate::table::{Conflict, RoutingTable, routing_table};
 
 /// How long the new worker may take to answer for itself after a reload.
 const VERIFY_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a configuration that HAProxy refused is not offered again: what is wrong may lie outside of it, as a port in
-/// use does.
-const REFUSED_PAUSE: Duration = Duration::from_secs(15);
+/// How long a configuration that HAProxy did not take is not offered again: what is wrong may lie outside of it, as a port
+/// in use does.
+const FAILED_RELOAD_PAUSE: Duration = Duration::from_secs(15);
 
 const VERIFY_EVERY: Duration = Duration::from_millis(5);
 
@@ -65,16 +65,16 @@ pub struct RouterReconciler {
     routing: watch::Sender<Routing>,
     /// What this process applied last.
     applied: Option<RoutingTable>,
-    /// What HAProxy refused last, when and why.
-    refused: Option<Refused>,
+    /// The last reload, if it failed.
+    failed_reload: Option<FailedReload>,
     /// What was written to be known by the next process.
     kept: Option<BTreeMap<String, Vec<ServiceInstance>>>,
 }
 
-struct Refused {
+struct FailedReload {
     generation: Generation,
     at: Instant,
-    log: String,
+    error: String,
 }
 
 /// What the reconciler works on.
@@ -130,7 +130,7 @@ impl RouterReconciler {
             synced,
             routing,
             applied: None,
-            refused: None,
+            failed_reload: None,
             kept: None,
         };
         (reconciler, view)
@@ -191,14 +191,11 @@ impl RouterReconciler {
     /// Carries out the plan. An error leaves HAProxy, and the file it would start from, at what worked.
     async fn apply(&mut self, plan: Plan, wanted: &Rendered, file: Option<&str>) -> Result<Report, Error> {
         // Asking again does not make it better, and each time leaves a moment in which the refused file is in place.
-        if let Some(refused) = &self.refused
-            && refused.generation == wanted.generation
-            && refused.at.elapsed() < REFUSED_PAUSE
+        if let Some(failed) = &self.failed_reload
+            && failed.generation == wanted.generation
+            && failed.at.elapsed() < FAILED_RELOAD_PAUSE
         {
-            return Err(MasterError::Refused {
-                log: refused.log.clone(),
-            }
-            .into());
+            return Err(Error::Repeated(failed.error.clone()));
         }
         let started = Instant::now();
         self.files.write(wanted).await?;
@@ -207,17 +204,23 @@ impl RouterReconciler {
             if let Err(error) = self.reload(&wanted.generation).await {
                 self.metrics.reload(false);
                 // Whether HAProxy refused it or something else went wrong: at its next start it must find one that works.
-                self.files.restore(file).await?;
-                if let Error::Master(MasterError::Refused { log }) = &error {
-                    self.refused = Some(Refused {
+                if let Err(restore) = self.files.restore(file).await {
+                    warn!(
+                        error = error_chain(&restore),
+                        "cannot put the last good configuration back"
+                    );
+                }
+                // One that died meanwhile has not said what it thinks of it.
+                if !matches!(error, Error::Master(MasterError::Exchange { .. })) {
+                    self.failed_reload = Some(FailedReload {
                         generation: wanted.generation.clone(),
                         at: Instant::now(),
-                        log: log.clone(),
+                        error: error_chain(&error),
                     });
                 }
                 return Err(error);
             }
-            self.refused = None;
+            self.failed_reload = None;
             self.metrics.reload(true);
             Some(millis(written.elapsed()))
         } else {

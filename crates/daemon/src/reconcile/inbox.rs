@@ -80,7 +80,7 @@ impl Waker {
     }
 
     /// Empties the inbox for a run. Wakes from here on ask for the next one.
-    pub(super) fn take(&self, own_reason: &str, attempt: u32) -> Activation {
+    pub(super) fn take(&self, own_reason: &str, attempt: u32, resync: bool) -> Activation {
         let Pending {
             reasons,
             suppressed,
@@ -96,6 +96,7 @@ impl Waker {
             suppressed,
             first_wake: first_wake.unwrap_or_else(Instant::now),
             attempt,
+            resync,
         }
     }
 }
@@ -123,21 +124,21 @@ mod tests {
             waker.wake(format!("event {number}"));
             waker.wake("event 0");
         }
-        let activation = waker.take("resync", 1);
+        let activation = waker.take("resync", 1, false);
         assert_eq!(
             activation.reasons,
             (0..8).map(|number| format!("event {number}")).collect::<Vec<_>>()
         );
         assert_eq!(activation.suppressed, 12);
         assert!(!waker.is_pending());
-        assert_eq!(waker.take("resync", 1).reasons, ["resync"]);
+        assert_eq!(waker.take("resync", 1, false).reasons, ["resync"]);
     }
 
     #[test]
     fn long_reasons_are_cut_at_a_character() {
         let waker = Waker::new();
         waker.wake("é".repeat(1000));
-        let activation = waker.take("resync", 1);
+        let activation = waker.take("resync", 1, false);
         assert_eq!(activation.reasons, ["é".repeat(100) + "…"]);
     }
 }

@@ -26,6 +26,9 @@ pub(super) struct Schedule {
     wakes_not_before: Option<Instant>,
     /// When to run unwoken.
     timer: Option<Due>,
+    /// When everything is to be looked at afresh; `None` before the first run. Only a run that does so moves it: were it moved
+    /// by every run, a loop that is woken often would never come to it.
+    resync_at: Option<Instant>,
 }
 
 impl Schedule {
@@ -39,7 +42,13 @@ impl Schedule {
             not_before: None,
             wakes_not_before: None,
             timer: None,
+            resync_at: None,
         }
+    }
+
+    /// Whether a run that starts now is to look at everything afresh, as the first one is.
+    pub(super) fn is_resync_due(&self) -> bool {
+        !self.resync.is_zero() && self.resync_at.is_none_or(|at| at <= Instant::now())
     }
 
     /// When the next run is due, given whether a wake is pending. `None`: only a wake can cause one.
@@ -49,7 +58,12 @@ impl Schedule {
             at: self.wakes_not_before.unwrap_or(now),
             reason: "wake",
         });
-        let due = [wake, self.timer]
+        let resync = self.resync_at.map(|at| Due {
+            // Not before the floor of a back-off: it is not worth more than an event.
+            at: self.wakes_not_before.map_or(at, |floor| at.max(floor)),
+            reason: RESYNC,
+        });
+        let due = [wake, self.timer, resync]
             .into_iter()
             .flatten()
             .min_by_key(|due| due.at)?;
@@ -59,9 +73,19 @@ impl Schedule {
         })
     }
 
-    /// Takes note of a run and sets the timer for the next.
-    pub(super) fn ran(&mut self, start: Instant, end: Instant, failed: bool, retry_after: Option<Duration>) {
+    /// Takes note of a run, which was a `resync` or not, and sets the timer for the next.
+    pub(super) fn ran(
+        &mut self,
+        start: Instant,
+        end: Instant,
+        resync: bool,
+        failed: bool,
+        retry_after: Option<Duration>,
+    ) {
         self.not_before = Some(after(start, self.min_gap));
+        if resync {
+            self.resync_at = self.resync_delay().map(|delay| after(end, delay));
+        }
         let again = retry_after.map(|delay| Due {
             at: after(end, delay),
             reason: "again",
@@ -86,12 +110,8 @@ impl Schedule {
                 .min_by_key(|due| due.at);
         } else {
             self.retry.reset();
-            let resync = self.resync_delay().map(|delay| Due {
-                at: after(end, delay),
-                reason: RESYNC,
-            });
             self.wakes_not_before = None;
-            self.timer = [again, resync].into_iter().flatten().min_by_key(|due| due.at);
+            self.timer = again;
         }
     }
 
@@ -116,12 +136,40 @@ mod tests {
         Schedule::new(resync, min_gap, Backoff::seeded(SECOND, 64 * SECOND, 1))
     }
 
+    /// Runs `schedule` once a second for up to five minutes and gives after how many seconds a resync came.
+    async fn seconds_to_resync(schedule: &mut Schedule, failing: bool) -> Option<u64> {
+        for second in 1..300 {
+            tokio::time::advance(SECOND).await;
+            let (now, resync) = (Instant::now(), schedule.is_resync_due());
+            schedule.ran(now, now, resync, failing, None);
+            if resync {
+                return Some(second);
+            }
+        }
+        None
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn resync_comes_although_wakes_never_stop_and_every_run_fails() {
+        for failing in [false, true] {
+            let mut schedule = schedule(100 * SECOND, SECOND);
+            assert!(schedule.is_resync_due(), "the first run looks at everything");
+            schedule.ran(Instant::now(), Instant::now(), true, failing, None);
+            for _ in 0..2 {
+                let seconds = seconds_to_resync(&mut schedule, failing).await.unwrap();
+                assert!((90..=111).contains(&seconds), "{seconds}");
+            }
+        }
+        let mut never = schedule(Duration::ZERO, SECOND);
+        assert_eq!(seconds_to_resync(&mut never, false).await, None);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn resync_is_jittered_by_a_tenth() {
         let (mut schedule, now) = (schedule(100 * SECOND, SECOND), Instant::now());
         let delays: Vec<Duration> = (0..200)
             .map(|_| {
-                schedule.ran(now, now, false, None);
+                schedule.ran(now, now, true, false, None);
                 let due = schedule.due(false).unwrap();
                 assert_eq!(due.reason, RESYNC);
                 due.at - now
@@ -144,7 +192,7 @@ mod tests {
         let (mut schedule, now) = (schedule(Duration::ZERO, SECOND), Instant::now());
         assert_eq!(schedule.due(false), None);
         assert_eq!(schedule.due(true).unwrap().at, now);
-        schedule.ran(now, now, false, None);
+        schedule.ran(now, now, true, false, None);
         assert_eq!(schedule.due(false), None);
         assert_eq!(schedule.due(true).unwrap().at, now + SECOND);
     }
@@ -153,20 +201,20 @@ mod tests {
     async fn after_failures_a_wake_waits_for_the_floor_and_no_longer() {
         let (mut schedule, now) = (schedule(100 * SECOND, Duration::ZERO), Instant::now());
         for _ in 0..10 {
-            schedule.ran(now, now, true, None);
+            schedule.ran(now, now, true, true, None);
             let (retry, wake) = (schedule.due(false).unwrap(), schedule.due(true).unwrap());
             assert_eq!(retry.reason, "retry");
             assert!(retry.at <= now + 64 * SECOND);
             assert_eq!(wake.at, retry.at.min(now + SECOND));
         }
-        schedule.ran(now, now, false, None);
+        schedule.ran(now, now, true, false, None);
         assert_eq!(schedule.due(true).unwrap().at, now);
     }
 
     #[tokio::test(start_paused = true)]
     async fn asking_to_run_again_brings_the_next_run_forward_but_not_below_a_floor() {
         let (mut schedule, now) = (schedule(100 * SECOND, SECOND), Instant::now());
-        schedule.ran(now, now, false, Some(7 * SECOND));
+        schedule.ran(now, now, true, false, Some(7 * SECOND));
         assert_eq!(
             schedule.due(false),
             Some(Due {
@@ -174,7 +222,7 @@ mod tests {
                 reason: "again"
             })
         );
-        schedule.ran(now, now, false, Some(Duration::ZERO));
+        schedule.ran(now, now, true, false, Some(Duration::ZERO));
         assert_eq!(
             schedule.due(false),
             Some(Due {
@@ -182,9 +230,9 @@ mod tests {
                 reason: "again"
             })
         );
-        schedule.ran(now, now, false, Some(500 * SECOND));
+        schedule.ran(now, now, true, false, Some(500 * SECOND));
         assert_eq!(schedule.due(false).unwrap().reason, RESYNC);
-        schedule.ran(now, now, true, Some(Duration::ZERO));
+        schedule.ran(now, now, true, true, Some(Duration::ZERO));
         let due = schedule.due(false).unwrap();
         assert!(due.at >= now + SECOND / 2 && due.at <= now + SECOND, "{due:?}");
     }
@@ -192,7 +240,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn absurd_durations_do_not_overflow() {
         let (mut schedule, now) = (schedule(Duration::MAX, Duration::MAX), Instant::now());
-        schedule.ran(now, now, false, Some(Duration::MAX));
+        schedule.ran(now, now, true, false, Some(Duration::MAX));
         assert!(schedule.due(true).unwrap().at > now + 1000 * SECOND);
     }
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use contract::{DnsLabel, HostName};
+use contract::HostName;
 use sha2::{Digest, Sha256};
 
 use crate::table::RoutingTable;
@@ -62,6 +62,29 @@ impl fmt::Display for BindAddress {
     }
 }
 
+/// The user and group that HAProxy's workers become; none (an empty text) when HAProxy is not started as root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerUser(Option<String>);
+
+impl FromStr for WorkerUser {
+    type Err = String;
+
+    /// Takes the names that `useradd` takes: small letters, digits, `_` and `-`, beginning with a letter or `_`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+        let begins_well = text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+        match text {
+            "" => Ok(Self(None)),
+            name if begins_well && name.len() <= 32 && name.chars().all(allowed) => {
+                Ok(Self(Some(name.to_owned())))
+            }
+            _ => Err(
+                "it is no user name: use small letters, digits, '_' and '-', or nothing at all".to_owned(),
+            ),
+        }
+    }
+}
+
 /// What of the configuration does not come from Consul.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -69,8 +92,8 @@ pub struct Settings {
     pub http: Vec<BindAddress>,
     /// Where HAProxy's own metrics, statistics and `/health` are served.
     pub stats: BindAddress,
-    /// User and group that HAProxy's workers become; `None` when HAProxy is not started as root.
-    pub user: Option<DnsLabel>,
+    /// Who HAProxy's workers become.
+    pub user: WorkerUser,
     /// Connections at the same time; bounds HAProxy's memory.
     pub max_connections: u32,
     /// How long a server may take to accept a connection.
@@ -171,6 +194,7 @@ fn document(settings: &Settings, generation: &Generation, backends: &str) -> Str
     let ms = |duration: Duration| format!("{}ms", duration.as_millis());
     let user = settings
         .user
+        .0
         .as_ref()
         .map(|user| format!("    user {user}\n    group {user}\n"))
         .unwrap_or_default();
@@ -263,7 +287,7 @@ pub(crate) mod tests {
         Settings {
             http: vec![":80".parse().unwrap(), "[::1]:8080".parse().unwrap()],
             stats: "127.0.0.1:8404".parse().unwrap(),
-            user: Some("haproxy".parse().unwrap()),
+            user: "haproxy".parse().unwrap(),
             max_connections: 10_000,
             connect_timeout: Duration::from_secs(1),
             server_timeout: Duration::from_secs(60),
@@ -328,6 +352,16 @@ pub(crate) mod tests {
             render(&one, &settings()).generation,
             render(&one, &other).generation
         );
+    }
+
+    #[test]
+    fn a_worker_user_is_a_name_or_none() {
+        for good in ["", "haproxy", "_haproxy", "www-data"] {
+            assert!(good.parse::<WorkerUser>().is_ok(), "{good}");
+        }
+        for bad in ["a b", "-x", "9lives", "user\n    group root", "Ä"] {
+            assert!(bad.parse::<WorkerUser>().is_err(), "{bad}");
+        }
     }
 
     #[test]
