@@ -20,6 +20,8 @@ step test-doc "documentation" documentation
 say "unit tests"
 cargo test --locked --workspace --exclude integration-tests
 "$here/images/build.sh"
+step test-docker "image of a Docker engine to be killed" \
+  docker build -t colossus/test-docker "$ROOT/integration-tests/images/docker"
 say "integration tests"
 cargo test --locked -p integration-tests
 say "all tests passed"

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -17,6 +18,32 @@ pub struct Platform {
     project: String,
     environment: Vec<(&'static str, String)>,
     ports: Ports,
+    // The last field, so that the next one starts when this one is gone.
+    _alone: Alone,
+}
+
+/// Every registrator registers the containers of all tests, as they share Docker. Where a test says what happened *last*,
+/// another one's containers would be in the way: so there is one platform at a time.
+#[derive(Debug)]
+struct Alone;
+
+static TAKEN: Mutex<bool> = Mutex::new(false);
+static FREE: Condvar = Condvar::new();
+
+impl Alone {
+    fn wait() -> Self {
+        let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = FREE.wait_while(taken, |taken| *taken);
+        *free.unwrap_or_else(PoisonError::into_inner) = true;
+        Self
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        FREE.notify_one();
+    }
 }
 
 /// Ports on the loopback address.
@@ -40,7 +67,7 @@ impl Platform {
     pub fn up() -> Self {
         // One that is taken between finding it and binding it is found out by up.sh: try again with others.
         for attempt in 1..=3 {
-            let platform = Self::chosen();
+            let platform = Self::chosen(Alone::wait());
             match platform.run("up.sh") {
                 Ok(_) => return platform,
                 Err(output) => eprintln!("attempt {attempt}: {output}"),
@@ -49,7 +76,7 @@ impl Platform {
         panic!("the platform did not come up in three attempts");
     }
 
-    fn chosen() -> Self {
+    fn chosen(alone: Alone) -> Self {
         let [
             http,
             consul,
@@ -88,6 +115,7 @@ impl Platform {
                 router,
                 stats,
             },
+            _alone: alone,
         }
     }
 
@@ -317,7 +345,7 @@ impl Platform {
         docker(&[verb, &[&self.container(part)]].concat());
     }
 
-    /// The value of a counter or gauge in HAProxy's, registrator's or router-config's `/metrics`.
+    /// The value of a counter or gauge in router-config's `/metrics`.
     ///
     /// # Errors
     /// When it is not there.

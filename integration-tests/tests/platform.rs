@@ -507,7 +507,22 @@ async fn what_registrator_did_not_register_is_left_alone() {
     platform.until_ready().await;
     let services = consul.agent_services(None).await.unwrap();
     assert_eq!(services[&id].service, "made-by-hand");
-    // It bears no mark, so it is not routed either.
+    // It bears no mark, so it is not routed either, although the router has seen it.
+    let index = consul
+        .health_service("made-by-hand", &consul::QueryOptions::default())
+        .await
+        .unwrap()
+        .meta
+        .index;
+    until("router-config has seen it", SOON, || async {
+        let seen = platform.router_status().await?["consul"]["index"].as_u64();
+        if seen >= Some(index) {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}, not {index}"))
+        }
+    })
+    .await;
     assert_eq!(platform.get("made-by-hand").await.unwrap().status, 404);
 }
 

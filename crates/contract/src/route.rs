@@ -8,8 +8,6 @@ use crate::{DnsLabel, DnsNameError, DomainName, HostName, ServiceName};
 /// The route of one service: which requests are its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteSpec {
-    /// The service's name as a DNS label; also the key of its backend.
-    pub label: DnsLabel,
     /// The host name it answers to.
     pub host: HostName,
 }
@@ -61,7 +59,7 @@ impl RouteSpec {
             domain: domain.clone(),
             reason,
         })?;
-        Ok(Self { label, host })
+        Ok(Self { host })
     }
 }
 

@@ -213,7 +213,7 @@ impl Inventory {
     /// out; one that cannot be read keeps its last known state and stays marked.
     ///
     /// # Errors
-    /// When Docker does not list its containers: then nothing has changed here. [`Error::Inspect`] when some
+    /// When Docker does not list its containers, or cannot be reached: what is known stays, and stays marked. [`Error::Inspect`] when some
     /// could not be read: the others are up to date.
     pub async fn refresh(&mut self) -> Result<(), Error> {
         let stale = self.stale.take();

@@ -64,7 +64,8 @@ pub struct Held {
 }
 
 impl LastGood {
-    /// Starts with what an earlier process knew; all of it is unconfirmed.
+    /// Starts with what an earlier process knew. It counts as confirmed until the first answer, which is doubtful and so
+    /// holds what it lacks.
     pub fn new(retention: Retention, known: BTreeMap<String, Vec<ServiceInstance>>, now: Instant) -> Self {
         let mut last_good = Self {
             retention,

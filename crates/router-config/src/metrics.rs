@@ -39,7 +39,7 @@ impl Metrics {
         }
         Ok(Self {
             reloads,
-            routes: gauge("router_config_routes", "Host names that are routed.")?,
+            routes: gauge("router_config_routes", "Host names that should be routed.")?,
             empty_routes: gauge(
                 "router_config_empty_routes",
                 "Host names answered with 503: nothing is healthy.",

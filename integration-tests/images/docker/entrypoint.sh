@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs dockerd, and again whenever it ends: killing it is restarting it. Its PID is in /run/dockerd.pid.
+# Runs dockerd, and again whenever it ends: killing it is restarting it. Its PID is in /run/docker.pid.
 #
 # The tests hold it back with /run/hold, as a host holds back a service that was stopped.
 set -eu

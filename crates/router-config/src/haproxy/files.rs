@@ -68,11 +68,6 @@ impl Files {
         Self { directory }
     }
 
-    /// The directory.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// The configuration that HAProxy would read now, `None` when there is none.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! line in, text out, the connection is closed at its end.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -61,11 +61,6 @@ impl Master {
     /// A client of the socket at `socket`. Does not connect yet.
     pub fn new(socket: PathBuf) -> Self {
         Self { socket }
-    }
-
-    /// The socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
     }
 
     /// Loads the configuration file again. The listening sockets are handed over, no connection is refused.

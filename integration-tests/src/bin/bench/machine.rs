@@ -107,7 +107,7 @@ fn commit() -> String {
 fn images() -> Vec<String> {
     let image = |name: &&str| {
         let latest = format!("colossus/{name}:latest");
-        let format = "{{join .RepoTags \" \"}} {{.Id}}";
+        let format = "{{range .RepoTags}}{{.}} {{end}}{{.Id}}";
         let tags = try_docker(&["image", "inspect", "-f", format, &latest]).unwrap_or_default();
         // The ID comes last, and so counts where there is no other tag.
         let tag = tags

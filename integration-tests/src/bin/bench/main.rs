@@ -83,7 +83,10 @@ async fn main() -> Result<()> {
         "{report}\nevery sample: {}",
         path.display()
     )?;
-    Ok(())
+    match report.failures.first() {
+        None => Ok(()),
+        Some(failure) => Err(failure.clone().into()),
+    }
 }
 
 async fn unless_interrupted<T>(
@@ -114,12 +117,15 @@ async fn measure(lab: &Lab, options: &Options) -> Result<Report> {
         routed::round(lab, &known, &mut figures).await?;
         floor::round(lab, &mut figures).await?;
     }
+    // What comes now is apart from the rounds: if one of it fails, the rest is still worth having.
+    let mut failures = Vec::new();
     progress("reloads under load");
-    let reloads = reloads::measure(lab, &known).await?;
+    let reloads = kept(reloads::measure(lab, &known).await, &mut failures);
     progress("many at once");
-    let many = many::measure(lab, options.pick(options.many, 20, 200), &mut figures).await?;
+    let many = options.pick(options.many, 20, 200);
+    let many = kept(many::measure(lab, many, &mut figures).await, &mut failures);
     progress(&format!("idle after all of it, {idle_for:?}"));
-    let idle_after = idle::measure(lab, idle_for).await?;
+    let idle_after = kept(idle::measure(lab, idle_for).await, &mut failures).unwrap_or_default();
     Ok(Report {
         machine,
         runs,
@@ -129,7 +135,13 @@ async fn measure(lab: &Lab, options: &Options) -> Result<Report> {
         idle_after,
         reloads,
         foreign_events: lab.events().foreign(),
+        failures,
     })
+}
+
+/// The value; or nothing, and the error among the failures.
+fn kept<T>(result: Result<T>, failures: &mut Vec<String>) -> Option<T> {
+    result.map_err(|error| failures.push(error.to_string())).ok()
 }
 
 /// One line for who waits; the results go to stdout, this does not.

@@ -27,12 +27,14 @@ pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) runs: u32,
     pub(crate) figures: Figures,
-    pub(crate) many: Many,
+    pub(crate) many: Option<Many>,
     pub(crate) idle_before: Vec<Idle>,
     pub(crate) idle_after: Vec<Idle>,
-    pub(crate) reloads: Reloads,
+    pub(crate) reloads: Option<Reloads>,
     /// Starts and ends of others' containers during the run: each may have disturbed a sample.
     pub(crate) foreign_events: u64,
+    /// What could not be measured, and why.
+    pub(crate) failures: Vec<String>,
 }
 
 /// A target and whether it was met.
@@ -77,6 +79,7 @@ impl Report {
             "idle_before": self.idle_before,
             "idle_after": self.idle_after,
             "reloads": self.reloads,
+            "failures": self.failures,
             "ratios": self.ratios().into_iter().map(ratio).collect::<serde_json::Map<_, _>>(),
             "targets": self.verdicts().into_iter().map(verdict).collect::<Vec<_>>(),
         })
@@ -125,21 +128,22 @@ impl Report {
                 });
             }
         }
-        let many = &self.many;
-        verdicts.push(Verdict {
+        verdicts.extend(self.many.as_ref().map(|many| Verdict {
             target: format!(
                 "{} at once: all routed within {MANY_MS} ms of the last start",
                 many.services
             ),
             found: format!("{:.0} ms", many.last_start_to_all_routed_ms),
             outcome: outcome(many.last_start_to_all_routed_ms <= MANY_MS),
-        });
-        let failed: u64 = self.reloads.failed.values().sum();
-        verdicts.push(Verdict {
-            target: "reloads under load lose no request".to_owned(),
-            found: format!("{failed} lost of {}", self.reloads.answered + failed),
-            outcome: outcome(failed == 0),
-        });
+        }));
+        verdicts.extend(self.reloads.as_ref().map(|reloads| {
+            let failed: u64 = reloads.failed.values().sum();
+            Verdict {
+                target: "reloads under load lose no request".to_owned(),
+                found: format!("{failed} lost of {}", reloads.answered + failed),
+                outcome: outcome(failed == 0),
+            }
+        }));
         for (when, idle) in [("at first", &self.idle_before), ("at the end", &self.idle_after)] {
             for idle in idle.iter().filter(|idle| idle.ours) {
                 verdicts.push(Verdict {
@@ -192,19 +196,22 @@ impl fmt::Display for Report {
             self.runs, self.machine.other_registrators, self.foreign_events
         )?;
         self.fmt_figures(f)?;
-        let many = &self.many;
-        writeln!(
-            f,
-            "\n{} services at once: Docker started them within {:.0} ms; {:.0} ms after the last start all were routed \
-             ({} reloads)",
-            many.services, many.starting_ms, many.last_start_to_all_routed_ms, many.reloads
-        )?;
-        let loaded = &self.reloads;
-        writeln!(
-            f,
-            "{} reloads under {} keep-alive clients: {} answered, failed {:?}, slowest {:.0} ms",
-            loaded.reloads, loaded.clients, loaded.answered, loaded.failed, loaded.slowest_ms
-        )?;
+        writeln!(f)?;
+        if let Some(many) = &self.many {
+            writeln!(
+                f,
+                "{} services at once: Docker started them within {:.0} ms; {:.0} ms after the last start all were \
+                 routed ({} reloads)",
+                many.services, many.starting_ms, many.last_start_to_all_routed_ms, many.reloads
+            )?;
+        }
+        if let Some(loaded) = &self.reloads {
+            writeln!(
+                f,
+                "{} reloads under {} keep-alive clients: {} answered, failed {:?}, slowest {:.0} ms",
+                loaded.reloads, loaded.clients, loaded.answered, loaded.failed, loaded.slowest_ms
+            )?;
+        }
         for (when, idle) in [("at first", &self.idle_before), ("at the end", &self.idle_after)] {
             let one = |i: &Idle| format!("{} {:.1} MiB {:.2} %", i.program, i.memory_mib, i.cpu_percent);
             writeln!(
@@ -212,6 +219,9 @@ impl fmt::Display for Report {
                 "idle {when}: {}",
                 idle.iter().map(one).collect::<Vec<_>>().join(", ")
             )?;
+        }
+        for failure in &self.failures {
+            writeln!(f, "not measured: {failure}")?;
         }
         writeln!(f, "\nratios of medians")?;
         for (name, ratio) in self.ratios() {
