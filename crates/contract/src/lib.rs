@@ -11,4 +11,4 @@ mod service;
 pub use dns::{DnsLabel, DnsNameError, DomainName, HostName};
 pub use meta::{META_CONTAINER, META_OWNER, OWNER_REGISTRATOR, TAG_UDP, is_owned, is_owned_by};
 pub use route::{RouteSpec, RouteSpecError};
-pub use service::{ServiceId, ServiceName, ServiceNameError};
+pub use service::{CONSUL_SERVICE, ServiceId, ServiceName, ServiceNameError};

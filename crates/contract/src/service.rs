@@ -27,13 +27,16 @@ pub enum ServiceNameError {
         "a part between its slashes is empty, `.` or `..`, and Consul cannot be asked about such: remove it"
     )]
     Path,
-    /// White space or a control character.
-    #[error("it contains the character {character:?}: remove it")]
+    /// White space, a control character, or something other than ASCII.
+    #[error("it contains the character {character:?}: use ASCII letters, digits and punctuation")]
     Character {
         /// The first offending character.
         character: char,
     },
 }
+
+/// The service under which Consul registers its own servers: nobody else may have its name.
+pub const CONSUL_SERVICE: &str = "consul";
 
 fn checked(text: &str) -> Result<String, ServiceNameError> {
     if text.is_empty() {
@@ -44,11 +47,12 @@ fn checked(text: &str) -> Result<String, ServiceNameError> {
     }
     // Consul takes both from the path of a request, and redirects paths with such parts to other ones: what was
     // registered under such an ID could never be deregistered.
-    if text.contains('/') && text.split('/').any(|part| ["", ".", ".."].contains(&part)) {
+    if text.split('/').any(|part| ["", ".", ".."].contains(&part)) {
         return Err(ServiceNameError::Path);
     }
-    // Blanks and control characters are never meant, and hide in every listing.
-    match text.chars().find(|c| c.is_control() || c.is_whitespace()) {
+    // Consul (1.8.7) takes anything here, but refuses requests about what it does not count as printable, by tables of
+    // Unicode that change from version to version. ASCII is in all of them.
+    match text.chars().find(|c| !c.is_ascii_graphic()) {
         Some(character) => Err(ServiceNameError::Character { character }),
         None => Ok(text.to_owned()),
     }
@@ -101,7 +105,7 @@ macro_rules! identifier {
 identifier! {
     /// The name under which the instances of one service are found in Consul.
     ///
-    /// 1 to 255 bytes without white space or control characters. It need not be a DNS label; only then does
+    /// 1 to 255 printable ASCII characters without blanks. It need not be a DNS label; only then does
     /// the service get a host name.
     ServiceName
 }
@@ -109,7 +113,7 @@ identifier! {
 identifier! {
     /// The ID of one instance, unique on its node.
     ///
-    /// 1 to 255 bytes without white space or control characters.
+    /// 1 to 255 printable ASCII characters without blanks.
     ServiceId
 }
 
@@ -118,8 +122,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_free_text_without_blanks() {
-        for good in ["web", "Web_2", "日本", "host:web:80", "a/b?c"] {
+    fn names_are_printable_ascii() {
+        for good in ["web", "Web_2", "host:web:80", "a/b?c", "100%", "...", "a.."] {
             assert_eq!(good.parse::<ServiceName>().unwrap().as_str(), good);
         }
         for (bad, error) in [
@@ -127,6 +131,15 @@ mod tests {
             ("a b", ServiceNameError::Character { character: ' ' }),
             ("a\u{0}", ServiceNameError::Character { character: '\u{0}' }),
             ("a\n", ServiceNameError::Character { character: '\n' }),
+            ("日本", ServiceNameError::Character { character: '日' }),
+            (
+                "g\u{200b}y",
+                ServiceNameError::Character {
+                    character: '\u{200b}',
+                },
+            ),
+            (".", ServiceNameError::Path),
+            ("..", ServiceNameError::Path),
             ("/a", ServiceNameError::Path),
             ("a//b", ServiceNameError::Path),
             ("a/../b", ServiceNameError::Path),

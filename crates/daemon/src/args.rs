@@ -116,13 +116,20 @@ impl FromStr for LogFilter {
     }
 }
 
+/// The longest duration that may be given: added to any point in time it is still one.
+const DURATION_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
 /// Parses a duration such as `500ms`, `10s` or `1m 30s`, for clap's `value_parser`.
 ///
 /// # Errors
 /// With a text that says what is wrong and how to write it.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{error}: give a number with its unit, such as 500ms, 10s or 1m30s"))
+    let duration = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}: give a number with its unit, such as 500ms, 10s or 1m30s"))?;
+    if duration > DURATION_MAX {
+        return Err("it is over ten years: give a shorter time".to_owned());
+    }
+    Ok(duration)
 }
 
 #[cfg(test)]
@@ -134,6 +141,8 @@ mod tests {
         assert_eq!(parse_duration("1m30s"), Ok(Duration::from_secs(90)));
         let error = parse_duration("10").unwrap_err();
         assert!(error.contains("such as 500ms"), "{error}");
+        assert!(parse_duration("500000000000years").is_err());
+        assert!(parse_duration("11years").is_err());
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Args {
 /// An address that others can send to.
 fn reachable_address(text: &str) -> Result<IpAddr, String> {
     let address: IpAddr = text.parse().map_err(|_| "it is no IP address".to_owned())?;
-    if address.is_unspecified() {
+    if address.is_unspecified() || address.is_multicast() {
         return Err("nobody can send to it: give an address of this host".to_owned());
     }
     Ok(address)

@@ -4,7 +4,9 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use contract::{META_CONTAINER, META_OWNER, OWNER_REGISTRATOR, ServiceId, ServiceName, TAG_UDP};
+use contract::{
+    CONSUL_SERVICE, META_CONTAINER, META_OWNER, OWNER_REGISTRATOR, ServiceId, ServiceName, TAG_UDP,
+};
 use serde::Serialize;
 
 use crate::rejection::Rejection;
@@ -207,6 +209,12 @@ fn definition(
             reason,
         )
     })?;
+
+    if name.as_str() == CONSUL_SERVICE {
+        let subject = format!("service name {name} of port {port}");
+        let reason = "it is that of Consul's own service: choose another";
+        return Err(Rejection::new(&container.name, subject, reason));
+    }
 
     let id = variables.get(port, "id").map_or_else(
         || {
@@ -632,6 +640,12 @@ mod tests {
                 "service name \"bad name\" of port 80",
                 "service ID \"bad\\tid\" of port 81"
             ]
+        );
+
+        let consul = container("nginx", &ports[..1], &["SERVICE_NAME=consul"]);
+        assert_eq!(
+            listed(&consul, &policy()),
+            (vec![], vec!["service name consul of port 80".to_owned()])
         );
 
         let twice = container("nginx", &ports[..2], &["SERVICE_ID=same"]);

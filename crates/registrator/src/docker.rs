@@ -123,6 +123,12 @@ impl Engine {
     /// [`Error::DockerEndpoint`] when the endpoint is not understood.
     pub fn new(endpoint: Option<&str>) -> Result<Self, Error> {
         let endpoint = endpoint.unwrap_or(DEFAULT_ENDPOINT).to_owned();
+        if endpoint.split_once("://").is_none_or(|(_, rest)| rest.is_empty()) {
+            let source = DockerError::UnsupportedURISchemeError {
+                uri: endpoint.clone(),
+            };
+            return Err(Error::DockerEndpoint { endpoint, source });
+        }
         // A socket that is not there yet is no mistake: Docker may be started after us.
         match Docker::connect_with_host(&endpoint) {
             Ok(_) | Err(DockerError::SocketNotFoundError(_)) => Ok(Self {
@@ -538,6 +544,9 @@ mod tests {
             error.contains("ftp://nowhere") && error.contains("unix:///var/run/docker.sock"),
             "{error}"
         );
+        for bad in ["", "tcp://", "unix://", "/var/run/docker.sock"] {
+            assert!(Engine::new(Some(bad)).is_err(), "{bad}");
+        }
         assert!(Engine::new(Some("unix:///not/there/yet.sock")).is_ok());
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use contract::{OWNER_REGISTRATOR, ServiceId, is_owned_by};
+use contract::{META_CONTAINER, OWNER_REGISTRATOR, ServiceId, is_owned_by};
 use serde::Serialize;
 
 use crate::definitions::{Definitions, ServiceRecord};
@@ -22,27 +22,37 @@ pub struct Desired {
 impl Desired {
     /// Puts the services of all containers together.
     ///
-    /// Where two containers claim one ID, the one with the lower container ID keeps it: any rule would do, as
-    /// long as it always gives the same answer.
-    pub fn merge<'a>(containers: impl IntoIterator<Item = (&'a ContainerId, &'a str, Definitions)>) -> Self {
+    /// Where several containers claim one ID, the one that is registered under it keeps it: nobody can take it away. Else
+    /// the one with the lowest container ID gets it: any rule would do that always gives the same answer.
+    pub fn merge<'a>(
+        containers: impl IntoIterator<Item = (&'a ContainerId, &'a str, Definitions)>,
+        observed: &BTreeMap<String, ServiceRecord>,
+    ) -> Self {
         let mut desired = Self::default();
-        let mut claimed_by: BTreeMap<ServiceId, String> = BTreeMap::new();
-        let mut containers: Vec<_> = containers.into_iter().collect();
-        containers.sort_by_key(|(id, ..)| *id);
-        for (_, name, definitions) in containers {
+        let mut claims: BTreeMap<ServiceId, Vec<(&ContainerId, &str, ServiceRecord)>> = BTreeMap::new();
+        for (container, name, definitions) in containers {
             desired.rejections.extend(definitions.rejections);
             for (id, record) in definitions.services {
-                if let Some(other) = claimed_by.get(&id) {
-                    desired.rejections.insert(Rejection::new(
-                        name,
-                        format!("service ID {id}"),
-                        format!("container {other} has it already: give each container its own SERVICE_ID"),
-                    ));
-                } else {
-                    claimed_by.insert(id.clone(), name.to_owned());
-                    desired.services.insert(id, record);
-                }
+                claims.entry(id).or_default().push((container, name, record));
             }
+        }
+        for (id, mut claimants) in claims {
+            let holder = observed
+                .get(id.as_str())
+                .and_then(|record| record.meta.get(META_CONTAINER));
+            claimants.sort_by_key(|(container, ..)| (holder != Some(&container.0), *container));
+            let mut claimants = claimants.into_iter();
+            let Some((_, winner, record)) = claimants.next() else {
+                continue;
+            };
+            for (_, loser, _) in claimants {
+                desired.rejections.insert(Rejection::new(
+                    loser,
+                    format!("service ID {id}"),
+                    format!("container {winner} has it already: give each container its own SERVICE_ID"),
+                ));
+            }
+            desired.services.insert(id, record);
         }
         desired
     }
@@ -187,25 +197,40 @@ mod tests {
     }
 
     #[test]
-    fn of_two_containers_with_one_id_the_same_one_always_wins() {
+    fn of_two_containers_with_one_id_the_registered_one_keeps_it() {
         let (first, second) = (ContainerId("a".to_owned()), ContainerId("b".to_owned()));
         let offers = |port| Definitions {
             services: BTreeMap::from([(id("same"), ours(port))]),
             rejections: vec![],
         };
-        for containers in [
-            [(&first, "one", offers(1)), (&second, "two", offers(2))],
-            [(&second, "two", offers(2)), (&first, "one", offers(1))],
+        let mut held = ours(2);
+        held.meta.insert(META_CONTAINER.to_owned(), second.0.clone());
+        let nothing = BTreeMap::new();
+        let second_holds_it = BTreeMap::from([("same".to_owned(), held)]);
+        for (observed, port, rejected) in [
+            (
+                &nothing,
+                1,
+                "container two: service ID same: container one has it already: ",
+            ),
+            (
+                &second_holds_it,
+                2,
+                "container one: service ID same: container two has it already: ",
+            ),
         ] {
-            let desired = Desired::merge(containers);
-            assert_eq!(desired.services[&id("same")].port, 1);
-            let rejected: Vec<_> = desired.rejections.iter().map(ToString::to_string).collect();
-            assert_eq!(
-                rejected,
-                [
-                    "container two: service ID same: container one has it already: give each container its own SERVICE_ID"
-                ]
-            );
+            for containers in [
+                [(&first, "one", offers(1)), (&second, "two", offers(2))],
+                [(&second, "two", offers(2)), (&first, "one", offers(1))],
+            ] {
+                let desired = Desired::merge(containers, observed);
+                assert_eq!(desired.services[&id("same")].port, port);
+                let shown: Vec<_> = desired.rejections.iter().map(ToString::to_string).collect();
+                assert_eq!(
+                    shown,
+                    [format!("{rejected}give each container its own SERVICE_ID")]
+                );
+            }
         }
     }
 

@@ -115,8 +115,9 @@ impl HostReconciler {
             Err(error @ Error::Inspect { .. }) => Some(error),
             Err(error) => return Err(error),
         };
-        let desired = self.desired(&policy);
-        let plan = plan(&desired.services, &observed?);
+        let observed = observed?;
+        let desired = self.desired(&policy, &observed);
+        let plan = plan(&desired.services, &observed);
         Ok(Planned {
             desired,
             plan,
@@ -137,12 +138,13 @@ impl HostReconciler {
         }
     }
 
-    fn desired(&self, policy: &Policy) -> Desired {
-        Desired::merge(self.inventory.containers().map(|(container, rejections)| {
+    fn desired(&self, policy: &Policy, observed: &BTreeMap<String, ServiceRecord>) -> Desired {
+        let definitions = self.inventory.containers().map(|(container, rejections)| {
             let mut definitions = service_definitions(container, policy);
             definitions.rejections.extend_from_slice(rejections);
             (&container.id, container.name.as_str(), definitions)
-        }))
+        });
+        Desired::merge(definitions, observed)
     }
 
     fn publish(&mut self, desired: Desired, foreign: BTreeSet<ServiceId>) {
@@ -221,7 +223,7 @@ impl HostReconciler {
 
     /// Each write with its own outcome: one that fails does not stop the others.
     async fn write_all(&self, writes: Vec<Write>) -> Vec<(Write, Result<(), Error>)> {
-        stream::iter(writes)
+        let mut outcomes: Vec<_> = stream::iter(writes)
             .map(|write| async move {
                 let result = match &write {
                     Write::Register(id, record) => register(&self.agent, id, record).await,
@@ -231,7 +233,10 @@ impl HostReconciler {
             })
             .buffer_unordered(CONCURRENCY)
             .collect()
-            .await
+            .await;
+        // In an order that does not depend on who was quicker, so that the same failure reads the same.
+        outcomes.sort_by(|(one, _), (other, _)| one.id().cmp(other.id()));
+        outcomes
     }
 }
 
@@ -262,12 +267,11 @@ impl Reconcile for HostReconciler {
         } else {
             Outcome::changed(done, report)
         };
+        // The agent answered and was told: a single item that it refuses must not make the whole host unready.
+        self.synced.open();
         match error.or(partial) {
             Some(error) => outcome.with_error(error),
-            None => {
-                self.synced.open();
-                outcome
-            }
+            None => outcome,
         }
     }
 }
@@ -279,6 +283,12 @@ enum Write {
 }
 
 impl Write {
+    fn id(&self) -> &ServiceId {
+        match self {
+            Self::Register(id, _) | Self::Deregister(id) => id,
+        }
+    }
+
     fn operation(&self) -> &'static str {
         match self {
             Self::Register(..) => "register",

@@ -86,8 +86,10 @@ impl Directory {
             .filter(|name| !names.contains(*name))
             .map(str::to_owned)
             .collect();
+        let mut changed = false;
         for name in &absent {
-            state.last_good.observe(name, vec![], authority, now);
+            // Most are remembered as empty, and stay so.
+            changed |= state.last_good.observe(name, vec![], authority, now);
         }
         state.rejected.retain(|name, _| names.contains(name));
         state
@@ -98,7 +100,7 @@ impl Directory {
             None => state.owed = Some(names.clone()),
         }
         state.note_progress();
-        !absent.is_empty()
+        changed
     }
 
     /// Takes in the instances of one service.
@@ -283,6 +285,10 @@ mod tests {
         directory.apply_catalog(&names(&["web"]), 50, Authority::Doubtful, now);
         directory.apply_service("web", entries(&["a"]), 50, Authority::Doubtful, now);
         assert!(directory.apply_catalog(&names(&[]), 3, Authority::Doubtful, now));
+        assert!(
+            !directory.apply_catalog(&names(&[]), 4, Authority::Continued, now),
+            "it is held already"
+        );
         assert_eq!(directory.view(now).unwrap().services["web"].len(), 1);
         assert_eq!(directory.status().held.len(), 1);
 

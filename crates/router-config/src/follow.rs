@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use consul::{Client, Continuity, QueryOptions, Response, ServiceEntry, Watch, WatchEvent, WatchOptions};
+use contract::{CONSUL_SERVICE, ServiceName};
 use daemon::{Waker, error_chain};
 use futures_util::future::{AbortHandle, BoxFuture, abortable};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -83,9 +84,13 @@ pub async fn read_once(client: &Client, directory: &Directory) -> Result<(), con
     Ok(())
 }
 
-/// Consul's own service is not for us, and is always there.
+/// The services to ask about. Consul's own is not for us, and is always there; and a name that nobody of ours can have may be
+/// one that Consul cannot be asked about.
 fn routable(services: Services) -> BTreeSet<String> {
-    services.into_keys().filter(|name| name != "consul").collect()
+    services
+        .into_keys()
+        .filter(|name| name != CONSUL_SERVICE && name.parse::<ServiceName>().is_ok())
+        .collect()
 }
 
 struct Follower {

@@ -84,18 +84,20 @@ impl LastGood {
         self.services.keys().map(String::as_str)
     }
 
-    /// Takes in the instances of `service` as Consul answered them at `now`.
+    /// Takes in the instances of `service` as Consul answered them at `now`. Gives whether that changed anything.
     pub fn observe(
         &mut self,
         service: &str,
         instances: Vec<ServiceInstance>,
         authority: Authority,
         now: Instant,
-    ) {
+    ) -> bool {
         if instances.is_empty() && !self.services.contains_key(service) {
-            return;
+            return false;
         }
         let memory = self.services.entry(service.to_owned()).or_default();
+        let before = memory.instances.clone();
+
         let mut confirmed: BTreeMap<InstanceKey, Remembered> = instances
             .into_iter()
             .map(|instance| {
@@ -123,6 +125,7 @@ impl LastGood {
             .instances
             .is_empty()
             .then(|| memory.empty_since.unwrap_or(now));
+        memory.instances != before
     }
 
     /// Lets go of what has been kept long enough at `now`, and of held instances whose address and port another

@@ -50,6 +50,12 @@ pub async fn run(args: Args, mut process: Process) -> Result<(), RunError> {
     let settings = settings(&args)?;
     let client = Client::new(consul_config(&args)).map_err(RunError::config)?;
     let files = Files::new(args.state_dir.clone());
+    // A dry run only looks, also beside one that works.
+    let _lock = if args.dry_run {
+        None
+    } else {
+        Some(files.lock().map_err(RunError::failed)?)
+    };
     let known = match files.known().await {
         Ok(known) => known,
         Err(error) => {
@@ -102,10 +108,12 @@ pub async fn run(args: Args, mut process: Process) -> Result<(), RunError> {
 }
 
 fn settings(args: &Args) -> Result<Settings, RunError> {
-    if args.http_addr.contains(&args.stats_addr) {
+    let mut addresses: Vec<String> = args.http_addr.iter().map(ToString::to_string).collect();
+    addresses.push(args.stats_addr.to_string());
+    addresses.sort();
+    if let Some([twice, _]) = addresses.array_windows().find(|[one, other]| one == other) {
         return Err(RunError::config(format!(
-            "--http-addr and --stats-addr are both {}: give each its own port",
-            args.stats_addr
+            "--http-addr and --stats-addr have {twice} twice: give each its own port"
         )));
     }
     Ok(Settings {

@@ -26,7 +26,7 @@ const VERIFY_DEADLINE: Duration = Duration::from_secs(5);
 /// in use does.
 const FAILED_RELOAD_PAUSE: Duration = Duration::from_secs(15);
 
-const VERIFY_EVERY: Duration = Duration::from_millis(5);
+const VERIFY_EVERY: Duration = Duration::from_millis(1);
 
 /// What `/status` shows of a change.
 #[derive(Debug, Clone, Serialize)]
@@ -158,7 +158,7 @@ impl RouterReconciler {
             Ok(generation) => (Running::Generation(generation), None),
             Err(error) => (Running::Away, Some(error)),
         };
-        let file = self.files.config().await?;
+        let file = self.files.config().await;
         let plan = plan(&table, &wanted, &running, file.as_deref(), self.applied.as_ref());
         self.publish(&table, &wanted.generation);
         Ok(Some(Observed {

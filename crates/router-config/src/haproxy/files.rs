@@ -21,12 +21,23 @@ pub const LAST_GOOD: &str = "haproxy.cfg.last-good";
 /// The services this process knew.
 pub const KNOWN: &str = "known.json";
 
+/// Held by the router-config that works in the directory.
+const LOCK: &str = ".lock";
+
 /// What went wrong with a file.
 #[derive(Debug, Error)]
 pub enum FileError {
     /// It could not be written; what was there is unharmed.
     #[error("cannot write {path}, the old one is kept")]
     Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process holds it, or it cannot be made.
+    #[error("cannot lock {path}: does another router-config work there? give each its own --state-dir")]
+    Lock {
         /// The file.
         path: PathBuf,
         /// What the system said.
@@ -68,17 +79,27 @@ impl Files {
         Self { directory }
     }
 
-    /// The configuration that HAProxy would read now, `None` when there is none.
+    /// The configuration that HAProxy would read now; `None` when there is none, or none that can be read.
+    pub async fn config(&self) -> Option<String> {
+        let bytes = fs::read(self.directory.join(CONFIG)).await.ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Makes sure that no other router-config works in the directory, as long as the answer is kept.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub async fn config(&self) -> Result<Option<String>, FileError> {
-        let path = self.directory.join(CONFIG);
-        match fs::read(&path).await {
-            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(FileError::Read { path, source }),
-        }
+    /// When there is one, or the directory cannot be written to.
+    pub fn lock(&self) -> Result<std::fs::File, FileError> {
+        let path = self.directory.join(LOCK);
+        let lock = || {
+            let file = std::fs::File::options().create(true).append(true).open(&path)?;
+            file.try_lock()?;
+            Ok(file)
+        };
+        lock().map_err(|source| FileError::Lock {
+            path: path.clone(),
+            source,
+        })
     }
 
     /// Puts `rendered` where HAProxy reads it.
@@ -194,23 +215,23 @@ mod tests {
     async fn the_last_good_configuration_is_put_back() {
         let directory = tempfile::tempdir().unwrap();
         let files = Files::new(directory.path().to_owned());
-        assert_eq!(files.config().await.unwrap(), None);
+        assert_eq!(files.config().await, None);
         let (good, bad) = (rendered(1), rendered(2));
 
         // The first one ever is refused: what was there before comes back, be it nothing.
         files.write(&bad).await.unwrap();
         files.restore(Some("before")).await.unwrap();
-        assert_eq!(files.config().await.unwrap().as_deref(), Some("before"));
+        assert_eq!(files.config().await.as_deref(), Some("before"));
         files.restore(None).await.unwrap();
-        assert_eq!(files.config().await.unwrap(), None);
+        assert_eq!(files.config().await, None);
 
         files.write(&good).await.unwrap();
         files.keep_as_last_good(&good).await.unwrap();
         files.write(&bad).await.unwrap();
-        assert_eq!(files.config().await.unwrap().as_ref(), Some(&bad.config));
+        assert_eq!(files.config().await.as_ref(), Some(&bad.config));
 
         files.restore(Some("before")).await.unwrap();
-        assert_eq!(files.config().await.unwrap().as_ref(), Some(&good.config));
+        assert_eq!(files.config().await.as_ref(), Some(&good.config));
     }
 
     #[tokio::test]
@@ -225,6 +246,17 @@ mod tests {
         std::fs::create_dir_all(directory.path().join(CONFIG).join("x")).unwrap();
         files.write(&rendered(1)).await.unwrap_err();
         assert!(!directory.path().join(format!(".{CONFIG}.new")).exists());
+    }
+
+    #[test]
+    fn one_router_config_works_in_a_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::new(directory.path().to_owned());
+        let held = files.lock().unwrap();
+        let error = files.lock().unwrap_err().to_string();
+        assert!(error.contains("another router-config"), "{error}");
+        drop(held);
+        files.lock().unwrap();
     }
 
     #[tokio::test]

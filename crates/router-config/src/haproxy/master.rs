@@ -26,7 +26,9 @@ const ANSWER_MAX: u64 = 1024 * 1024;
 #[derive(Debug, Error)]
 pub enum MasterError {
     /// Nobody answers at the socket.
-    #[error("HAProxy's master does not answer at {socket}")]
+    #[error(
+        "HAProxy's master does not answer at {socket} (it makes this socket when it starts: is it running?)"
+    )]
     Exchange {
         /// The socket.
         socket: PathBuf,

@@ -54,7 +54,7 @@ struct Options {
     #[arg(long)]
     quick: bool,
 
-    /// The JSON goes to target/bench/<NAME>.json [default: the commit].
+    /// The JSON goes to target/bench/NAME.json [default: the commit].
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 }
