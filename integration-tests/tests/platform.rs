@@ -441,6 +441,11 @@ async fn bad_containers_are_named_and_the_good_ones_beside_them_are_served() {
     let _good = Container::example(&good, &bad_items);
     let no_label = unique("no_label");
     let _no_label = Container::example(&no_label, &[]);
+    // What Consul takes, and then cannot be asked about.
+    let unspeakable = unique("unspeakable");
+    let _unspeakable = [".", "..", "g\u{200b}y"]
+        .map(|id| Container::example(&unspeakable, &["-e", &format!("SERVICE_ID={id}")]));
+    let _consul = Container::example("consul", &[]);
     let _lower = Container::example(&clash, &[]);
     platform.until_status(&clash, 200, SOON).await;
     let upper = Container::example(&clash.to_uppercase(), &[]);
@@ -448,7 +453,13 @@ async fn bad_containers_are_named_and_the_good_ones_beside_them_are_served() {
 
     until("registrator names what it left out", SOON, || async {
         let rejected = platform.registrator_status().await?["host"]["rejected"].to_string();
-        let subjects = ["SERVICE_99999_NAME", "bad.key", "colossus-owner"];
+        let subjects = [
+            "SERVICE_99999_NAME",
+            "bad.key",
+            "colossus-owner",
+            "service ID \\\".\\\" of",
+            "service name consul of",
+        ];
         if subjects.iter().all(|subject| rejected.contains(subject)) {
             Ok(())
         } else {
@@ -481,6 +492,11 @@ async fn bad_containers_are_named_and_the_good_ones_beside_them_are_served() {
             answer.body
         );
     }
+
+    // None of them keeps a registrator that starts now from being ready.
+    platform.command(&["restart"], "registrator");
+    platform.until_ready().await;
+    assert_eq!(platform.registrator_status().await.unwrap()["containers"]["consecutive_failures"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
