@@ -496,7 +496,10 @@ async fn bad_containers_are_named_and_the_good_ones_beside_them_are_served() {
     // None of them keeps a registrator that starts now from being ready.
     platform.command(&["restart"], "registrator");
     platform.until_ready().await;
-    assert_eq!(platform.registrator_status().await.unwrap()["containers"]["consecutive_failures"], 0);
+    assert_eq!(
+        platform.registrator_status().await.unwrap()["containers"]["consecutive_failures"],
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
