@@ -48,7 +48,7 @@ pub struct Args {
     #[arg(long)]
     pub internal: bool,
 
-    /// Register only containers that have SERVICE_NAME or SERVICE_<port>_NAME.
+    /// Register only containers that have SERVICE_NAME or `SERVICE_<port>_NAME`.
     #[arg(long)]
     pub explicit: bool,
 

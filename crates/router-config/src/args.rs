@@ -11,7 +11,7 @@ use crate::haproxy::config::{BindAddress, WorkerUser};
 
 /// Routes host names to the healthy instances in Consul by configuring HAProxy on this node.
 ///
-/// Every service that registrator registered answers at http://<service>.<domain>/ as soon as it has an instance.
+/// Every service that registrator registered answers at `http://<service>.<domain>/` as soon as it has an instance.
 /// HAProxy runs on its own and goes on serving while router-config is down.
 #[derive(Debug, Parser)]
 #[command(name = "router-config", version, args_conflicts_with_subcommands = true)]
@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, env = "CONSUL_HTTP_TOKEN_FILE", value_name = "FILE")]
     pub consul_token_file: Option<PathBuf>,
 
-    /// Services answer at <service>.<domain>.
+    /// Services answer at `<service>.<domain>`.
     #[arg(
         long,
         env = "COLOSSUS_DOMAIN",
