@@ -245,6 +245,22 @@ need_rust() {
     "install the package build-essential (or gcc and the C library's headers)"
 }
 
+# The etcd client's build generates code with it, and needs the definitions that Debian keeps in a package apart.
+need_protoc() {
+  protoc_works || apt_install protobuf-compiler libprotobuf-dev || true
+  protoc_works || die 1 "protoc is missing, or the definitions that belong to it (google/protobuf/*.proto)" \
+    "install the packages protobuf-compiler and libprotobuf-dev, or name another protoc: PROTOC=/path/to/protoc make ..."
+}
+
+protoc_works() {
+  local place works
+  place=$(mktemp -d) || return 1
+  echo 'syntax = "proto3"; import "google/protobuf/descriptor.proto"; extend google.protobuf.FileOptions { string probe = 50000; }' >"$place/probe.proto"
+  "${PROTOC:-protoc}" -I "$place" --descriptor_set_out=/dev/null "$place/probe.proto" >/dev/null 2>&1 && works=0 || works=1
+  rm -rf "$place"
+  return "$works"
+}
+
 rust_version() { sed -n 's/^channel *= *"\(.*\)"/\1/p' "$ROOT/rust-toolchain.toml"; }
 
 need_disk() {

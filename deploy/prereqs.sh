@@ -8,6 +8,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 need_docker
 need_compose
 need_rust
+need_protoc
 need_disk
 for tool in fmt clippy; do
   (cd "$ROOT" && cargo "$tool" --version >/dev/null 2>&1) \

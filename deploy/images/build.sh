@@ -103,6 +103,7 @@ service_images() {
 
 need_docker
 need_rust
+need_protoc
 need_disk
 
 # One at a time: two would write into each other's contexts and logs.
