@@ -19,15 +19,17 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use consul::{
-    CatalogDeregistration, CatalogRegistration, CatalogService, CheckDefinition, CheckRegistration,
-    CheckStatus, Client, Config, Consistency, Continuity, Error, HealthCheck, KvOp, KvPair, MemberStatus,
-    PutOptions, QueryOptions, ServiceAddress, ServiceEntry, ServiceRegistration, SessionBehavior,
-    SessionRequest, Snapshot, TlsConfig, TokenSource, Watch, WatchEvent, WatchOptions, Weights,
+    AclBootstrap, AclPolicyRequest, AclToken, AclTokenRequest, AutopilotConfiguration, CatalogDeregistration,
+    CatalogRegistration, CatalogService, CheckDefinition, CheckRegistration, CheckStatus, Client, Config,
+    Consistency, Continuity, Error, HealthCheck, KvOp, KvPair, MemberStatus, PutOptions, QueryOptions,
+    RaftPeer, ServiceAddress, ServiceEntry, ServiceRegistration, SessionBehavior, SessionRequest, Snapshot,
+    TlsConfig, TokenSource, Watch, WatchEvent, WatchOptions, Weights, verify_snapshot,
 };
 use integration_tests::agent::Agent;
-use integration_tests::docker::unique;
+use integration_tests::docker::{Container, docker, unique};
 use integration_tests::platform::free_ports;
 use integration_tests::wait::{throughout, until};
+use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -2486,4 +2488,729 @@ async fn a_unix_socket_serves_all_that_a_port_does() {
     agent.container().command(&["start"]);
     let (back, _) = value_after_outage(&mut watch).await;
     assert_eq!((back.continuity, back.value.len()), (Continuity::Resumed, 2));
+}
+
+// --- Several servers --------------------------------------------------------------------------------------------------
+
+/// An agent at a loopback address of its own, all of a cluster with the same ports.
+struct Node {
+    container: Container,
+    client: Client,
+    ip: String,
+}
+
+/// Agents that find each other, and nobody else.
+struct Cluster {
+    /// The first three bytes of their addresses.
+    network: String,
+    /// HTTP, server, gossip.
+    ports: [u16; 3],
+    nodes: Vec<Node>,
+}
+
+impl Cluster {
+    /// Starts three servers, and waits until all have a vote and are healthy.
+    async fn of_three_servers() -> Cluster {
+        let mut cluster = Cluster {
+            network: format!("127.{}.{}", fastrand::u8(1..), fastrand::u8(..)),
+            ports: free_ports(),
+            nodes: Vec::new(),
+        };
+        for _ in 0..3 {
+            cluster.start(&[
+                "-server",
+                "-bootstrap-expect=3",
+                "-hcl",
+                "autopilot { server_stabilization_time = \"1s\" }",
+            ]);
+        }
+        let first = &cluster.nodes[0].client;
+        for other in [2, 3] {
+            let address = cluster.gossip(other);
+            until("a server is joined", SOON, || async {
+                first
+                    .join(&address, false)
+                    .await
+                    .map_err(|error| error.to_string())
+            })
+            .await;
+        }
+        until("three voters are healthy", Duration::from_secs(60), || async {
+            match first.autopilot_health().await {
+                Ok(health) if health.healthy && health.servers.iter().filter(|s| s.voter).count() == 3 => {
+                    Ok(())
+                }
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        cluster
+    }
+
+    /// Starts one more agent, which knows nobody.
+    fn start(&mut self, arguments: &[&str]) -> &Node {
+        let ip = format!("{}.{}", self.network, self.nodes.len() + 1);
+        let [http, server, gossip] = self.ports;
+        let named = [
+            "agent".to_owned(),
+            format!("-node={}", unique("node")),
+            "-data-dir=/var/lib/colossus/consul".to_owned(),
+            format!("-bind={ip}"),
+            format!("-client={ip}"),
+            format!("-http-port={http}"),
+            format!("-server-port={server}"),
+            format!("-serf-lan-port={gossip}"),
+            "-serf-wan-port=-1".to_owned(),
+            "-dns-port=-1".to_owned(),
+            "-hcl=leave_on_terminate = false performance { raft_multiplier = 1 rpc_hold_timeout = \"100ms\" }"
+                .to_owned(),
+        ];
+        let arguments: Vec<&str> = named
+            .iter()
+            .map(String::as_str)
+            .chain(arguments.iter().copied())
+            .collect();
+        let options = ["--network=host", "--entrypoint=consul"];
+        self.nodes.push(Node {
+            container: Container::run(&options, "colossus/consul", &arguments),
+            client: client_of(&format!("http://{ip}:{http}"), |_| {}),
+            ip,
+        });
+        self.nodes.last().unwrap()
+    }
+
+    fn gossip(&self, node: usize) -> String {
+        format!("{}.{node}:{}", self.network, self.ports[2])
+    }
+
+    /// The server at the address that Raft or autopilot gives.
+    fn at(&self, address: &str) -> &Node {
+        let found = self
+            .nodes
+            .iter()
+            .find(|node| address.starts_with(&format!("{}:", node.ip)));
+        found.unwrap_or_else(|| panic!("nobody is at {address}"))
+    }
+
+    /// The leader, and the servers that follow.
+    async fn roles(&self) -> (&Node, Vec<&Node>) {
+        let servers = self.nodes[0]
+            .client
+            .raft_configuration(true)
+            .await
+            .unwrap()
+            .servers;
+        let (leaders, followers): (Vec<_>, Vec<_>) = servers.iter().partition(|server| server.leader);
+        assert_eq!(leaders.len(), 1, "{servers:?}");
+        (
+            self.at(&leaders[0].address),
+            followers.iter().map(|server| self.at(&server.address)).collect(),
+        )
+    }
+}
+
+#[tokio::test]
+async fn servers_are_known_to_raft_gossip_and_autopilot_by_the_same_ids_and_addresses() {
+    let cluster = Cluster::of_three_servers().await;
+    let client = &cluster.nodes[0].client;
+    let raft = client.raft_configuration(false).await.unwrap();
+    assert_eq!(raft.servers.len(), 3);
+    assert!(
+        raft.servers
+            .iter()
+            .all(|s| s.voter && s.protocol_version == "3" && s.socket_address().is_some()),
+        "{raft:?}"
+    );
+    let mut peers = client.peers().await.unwrap();
+    peers.sort();
+    let mut addresses: Vec<_> = raft.servers.iter().map(|s| s.address.clone()).collect();
+    addresses.sort();
+    assert_eq!(addresses, peers);
+    let leader = raft.servers.iter().find(|s| s.leader).unwrap();
+    assert_eq!(client.leader().await.unwrap(), Some(leader.address.clone()));
+    for node in &cluster.nodes {
+        let stale = node.client.raft_configuration(true).await.unwrap();
+        assert_eq!(stale.servers.len(), 3, "{stale:?}");
+    }
+
+    let members = client.agent_members(false).await.unwrap();
+    let health = client.autopilot_health().await.unwrap();
+    assert!(
+        health.healthy && health.failure_tolerance == 1 && health.servers.len() == 3,
+        "{health:?}"
+    );
+    for server in &raft.servers {
+        let member = members.iter().find(|m| m.name == server.node).unwrap();
+        assert_eq!(
+            (member.is_server(), member.node_id(), member.expects()),
+            (true, Some(server.id.as_str()), Some(3))
+        );
+        let seen = health.servers.iter().find(|s| s.id == server.id).unwrap();
+        assert_eq!(
+            (&seen.name, &seen.address, seen.leader, seen.serf_status),
+            (&server.node, &server.address, server.leader, MemberStatus::Alive)
+        );
+        assert!(
+            seen.healthy && seen.voter && seen.last_contact.is_some(),
+            "{seen:?}"
+        );
+
+        let node = cluster.at(&server.address);
+        let agent = node.client.agent_self().await.unwrap();
+        assert_eq!(
+            (&agent.config.node_id, &agent.config.node_name),
+            (&server.id, &server.node)
+        );
+        let ip = Some(node.ip.parse().unwrap());
+        assert_eq!(
+            (
+                agent.debug_config.advertise_address,
+                agent.debug_config.bind_address
+            ),
+            (ip, ip)
+        );
+        assert_eq!(agent.debug_config.bootstrap_expect, Some(3));
+        assert_eq!(
+            (agent.debug_config.bootstrap, agent.debug_config.acls_enabled),
+            (Some(false), Some(false))
+        );
+        assert_eq!(
+            agent.debug_config.data_dir.as_deref(),
+            Some("/var/lib/colossus/consul")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_lost_server_makes_the_cluster_unhealthy_until_it_is_removed() {
+    let cluster = Cluster::of_three_servers().await;
+    let (leader, followers) = cluster.roles().await;
+    let client = &leader.client;
+
+    let old = client.autopilot_configuration().await.unwrap();
+    assert!(old.cleanup_dead_servers && old.server_stabilization_time == Some(Duration::from_secs(1)));
+    let new = AutopilotConfiguration {
+        cleanup_dead_servers: false,
+        ..old.clone()
+    };
+    let stale = Some(old.modify_index + 1_000);
+    assert!(!client.set_autopilot_configuration(&new, stale).await.unwrap());
+    assert_eq!(client.autopilot_configuration().await.unwrap(), old);
+    assert!(
+        client
+            .set_autopilot_configuration(&new, Some(old.modify_index))
+            .await
+            .unwrap()
+    );
+    let read = client.autopilot_configuration().await.unwrap();
+    assert!(read.modify_index > old.modify_index);
+    assert_eq!(
+        AutopilotConfiguration {
+            modify_index: old.modify_index,
+            ..read
+        },
+        new,
+        "nothing else has changed"
+    );
+
+    let lost = followers[0];
+    lost.container.command(&["kill"]);
+    let health = until("autopilot misses the server", Duration::from_secs(60), || async {
+        let health = client
+            .autopilot_health()
+            .await
+            .map_err(|error| error.to_string())?;
+        let failed = health
+            .servers
+            .iter()
+            .any(|s| s.serf_status == MemberStatus::Failed && !s.healthy);
+        if failed {
+            Ok(health)
+        } else {
+            Err(format!("{health:?}"))
+        }
+    })
+    .await;
+    assert!(!health.healthy && health.failure_tolerance == 0, "{health:?}");
+    let dead = health.servers.iter().find(|s| !s.healthy).unwrap().clone();
+    assert!(
+        dead.address.starts_with(&lost.ip) && dead.last_contact.is_none() && dead.voter,
+        "{dead:?}"
+    );
+
+    assert!(client.raft_remove_peer(RaftPeer::Id(&dead.id)).await.unwrap());
+    for peer in [RaftPeer::Id(&dead.id), RaftPeer::Address(&dead.address)] {
+        assert!(
+            !client.raft_remove_peer(peer).await.unwrap(),
+            "{peer} is gone already"
+        );
+    }
+    let left = client.raft_configuration(false).await.unwrap();
+    assert_eq!(left.servers.len(), 2, "{left:?}");
+    client.force_leave(&dead.name, true).await.unwrap();
+    until("gossip forgets it", SOON, || async {
+        let members = client.agent_members(false).await.map_err(|e| e.to_string())?;
+        if members.iter().any(|m| m.name == dead.name) {
+            Err(format!("{members:?}"))
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_a_leader_only_stale_answers_are_to_be_had() {
+    let cluster = Cluster::of_three_servers().await;
+    let (leader, followers) = cluster.roles().await;
+    client_writes_a_key(&leader.client, "kept").await;
+    let client = &followers[0].client;
+    until("it has the key", SOON, || async {
+        let stale = QueryOptions {
+            consistency: Consistency::Stale,
+            ..now()
+        };
+        let found = client.kv_get("kept", &stale).await.map_err(|e| e.to_string())?;
+        found.value.map(drop).ok_or_else(|| "not yet".to_owned())
+    })
+    .await;
+    leader.container.command(&["kill"]);
+    followers[1].container.command(&["kill"]);
+    until("there is no leader", Duration::from_secs(30), || async {
+        match client.leader().await {
+            Ok(None) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+
+    let mut saved = Vec::new();
+    for error in [
+        client.raft_configuration(false).await.unwrap_err(),
+        client.autopilot_health().await.unwrap_err(),
+        client.autopilot_configuration().await.unwrap_err(),
+        client
+            .raft_remove_peer(RaftPeer::Address("127.0.0.1:1"))
+            .await
+            .unwrap_err(),
+        client.snapshot_save(&mut saved, false, SOON).await.unwrap_err(),
+    ] {
+        assert!(error.is_no_leader() && error.is_transient(), "{error:?}");
+    }
+    assert!(saved.is_empty());
+    let raft = client.raft_configuration(true).await.unwrap();
+    assert!(
+        raft.servers.len() == 3 && raft.servers.iter().all(|s| !s.leader),
+        "{raft:?}"
+    );
+    let info = client.snapshot_save(&mut saved, true, SOON).await.unwrap();
+    assert_eq!(verify_snapshot(&mut saved.as_slice()).await.unwrap(), info);
+}
+
+#[tokio::test]
+async fn a_client_joins_and_leaves_without_a_trace_in_raft() {
+    let mut cluster = Cluster::of_three_servers().await;
+    let server = cluster.gossip(1);
+    cluster.start(&[]);
+    let [first, .., joining] = &cluster.nodes[..] else {
+        panic!("four nodes")
+    };
+    until("the client joins", SOON, || async {
+        joining
+            .client
+            .join(&server, false)
+            .await
+            .map_err(|error| error.to_string())
+    })
+    .await;
+    let name = node_of(&joining.client).await;
+    let seen = |status| {
+        let name = &name;
+        until("the servers see it", SOON, move || async move {
+            let members = first
+                .client
+                .agent_members(false)
+                .await
+                .map_err(|e| e.to_string())?;
+            let found = members
+                .iter()
+                .find(|m| m.name == *name && m.status == status)
+                .cloned();
+            found.ok_or_else(|| format!("{members:?}"))
+        })
+    };
+    let member = seen(MemberStatus::Alive).await;
+    assert_eq!(
+        (member.is_server(), member.expects(), member.addr.as_str()),
+        (false, None, joining.ip.as_str())
+    );
+    let agent = joining.client.agent_self().await.unwrap();
+    assert_eq!(
+        (agent.config.server, Some(agent.config.node_id.as_str())),
+        (false, member.node_id())
+    );
+    // A client asks the servers.
+    let raft = joining.client.raft_configuration(false).await.unwrap();
+    assert_eq!(raft.servers.len(), 3);
+
+    // It may be gone before it has answered.
+    let _ = joining.client.leave().await;
+    seen(MemberStatus::Left).await;
+    assert_eq!(
+        first
+            .client
+            .raft_configuration(false)
+            .await
+            .unwrap()
+            .servers
+            .len(),
+        3
+    );
+}
+
+// --- The agent's own configuration ------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_reload_takes_what_is_new_and_a_mistake_changes_nothing() {
+    let directory = open_directory();
+    let define = |name: &str| {
+        let text = format!("service {{ id = \"from-file\" name = \"{name}\" }}");
+        written(directory.path(), "service.hcl", &text);
+    };
+    define("old");
+    let path = directory.path().to_str().unwrap();
+    let agent = Agent::start_mounting(directory.path(), &["-config-dir", path]);
+    agent.until_leader().await;
+    let client = agent.client();
+    let name = || async {
+        client.agent_services(None).await.unwrap()["from-file"]
+            .service
+            .clone()
+    };
+    assert_eq!(name().await, "old");
+    define("new");
+    client.reload().await.unwrap();
+    assert_eq!(name().await, "new");
+    written(directory.path(), "service.hcl", "service {");
+    let error = client.reload().await.unwrap_err();
+    assert_eq!(error.status(), Some(500), "{error:?}");
+    assert_eq!(name().await, "new");
+}
+
+// --- The gossip keyring -----------------------------------------------------------------------------------------------
+
+const OLD_KEY: &str = "pUqJrVyVRj5jsiYEkM/tFQYfWyJIv4s3XkvDwy7Cu5s=";
+const NEW_KEY: &str = "8vwKVTMRH3ed8io6IrLQbkFFUY70xyFwgvcK9AVKex4=";
+
+/// Each key of the LAN pool, with the agents that read and that write with it.
+async fn keys(client: &Client) -> BTreeMap<String, (u32, u32)> {
+    let rings = client.keyring().await.unwrap();
+    assert!(
+        !format!("{rings:?}").contains(OLD_KEY),
+        "a key is not in debug output"
+    );
+    let ring = rings.iter().find(|ring| !ring.wan).expect("the LAN pool");
+    assert_eq!((ring.datacenter.as_str(), ring.nodes), ("dc1", 1));
+    ring.keys
+        .iter()
+        .map(|key| (key.key.expose_secret().to_owned(), (key.nodes, key.primary_on)))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_gossip_key_is_installed_used_and_the_old_one_removed() {
+    let agent = Agent::start_with(&["-encrypt", OLD_KEY]);
+    agent.until_leader().await;
+    let client = agent.client();
+    let (old, new) = (SecretString::from(OLD_KEY), SecretString::from(NEW_KEY));
+    let at = |key: &str, counts| (key.to_owned(), counts);
+    assert_eq!(keys(client).await, BTreeMap::from([at(OLD_KEY, (1, 1))]));
+
+    let error = client.keyring_use(&new).await.unwrap_err();
+    assert_eq!(error.status(), Some(500), "not installed yet: {error:?}");
+    assert!(!format!("{error:?}").contains(NEW_KEY), "{error:?}");
+    for _ in 0..2 {
+        client.keyring_install(&new).await.unwrap();
+    }
+    assert_eq!(
+        keys(client).await,
+        BTreeMap::from([at(OLD_KEY, (1, 1)), at(NEW_KEY, (1, 0))])
+    );
+    let error = client.keyring_remove(&old).await.unwrap_err();
+    assert_eq!(error.status(), Some(500), "it is in use: {error:?}");
+    client.keyring_use(&new).await.unwrap();
+    for _ in 0..2 {
+        client.keyring_remove(&old).await.unwrap();
+    }
+    assert_eq!(keys(client).await, BTreeMap::from([at(NEW_KEY, (1, 1))]));
+    for wrong in ["c2hvcnQ=", "no base64"] {
+        assert!(client.keyring_install(&wrong.into()).await.is_err(), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn without_encryption_there_is_no_keyring_and_without_access_control_none_to_bootstrap() {
+    let Shared { client, .. } = &Shared::agent().await;
+    let error = client.keyring().await.unwrap_err();
+    assert_eq!(error.status(), Some(500), "{error:?}");
+    let error = client.acl_bootstrap().await.unwrap_err();
+    assert!(error.is_forbidden() && !error.is_transient(), "{error:?}");
+}
+
+// --- Snapshots --------------------------------------------------------------------------------------------------------
+
+async fn client_writes_a_key(client: &Client, key: &str) {
+    assert!(client.kv_put(key, "v", &PutOptions::default()).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_snapshot_brings_back_what_was_there_and_a_broken_one_changes_nothing() {
+    let agent = Agent::start().await;
+    let client = agent.client();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("snapshot");
+    client_writes_a_key(client, "before").await;
+
+    let mut file = tokio::fs::File::create(&path).await.unwrap();
+    let info = client.snapshot_save(&mut file, false, SOON).await.unwrap();
+    let saved = fs::read(&path).unwrap();
+    assert_eq!(
+        (info.archive_size, info.index > 0, info.term > 0),
+        (saved.len() as u64, true, true)
+    );
+    let mut file = tokio::fs::File::open(&path).await.unwrap();
+    assert_eq!(verify_snapshot(&mut file).await.unwrap(), info);
+
+    client_writes_a_key(client, "after").await;
+    let unchanged = || async {
+        assert!(value(client, "before").await.is_some() && value(client, "after").await.is_some());
+    };
+    for cut in [0, 1, saved.len() / 2, saved.len() - 1] {
+        let part = std::io::Cursor::new(saved[..cut].to_vec());
+        assert!(matches!(
+            verify_snapshot(&mut part.clone()).await,
+            Err(Error::Archive { .. })
+        ));
+        let error = client.snapshot_restore(part, SOON).await.unwrap_err();
+        assert_eq!(error.status(), Some(500), "{cut}: {error:?}");
+        unchanged().await;
+    }
+    let failing = failing_reader(&saved[..saved.len() / 2]);
+    let error = client.snapshot_restore(failing, SOON).await.unwrap_err();
+    assert!(
+        matches!(error, Error::Request { .. }) && chain(&error).contains("the disk is gone"),
+        "{}",
+        chain(&error)
+    );
+    unchanged().await;
+
+    let file = tokio::fs::File::open(&path).await.unwrap();
+    client.snapshot_restore(file, SOON).await.unwrap();
+    assert!(value(client, "before").await.is_some());
+    assert!(
+        value(client, "after").await.is_none(),
+        "what came later is gone with it"
+    );
+}
+
+/// Gives these bytes and then fails.
+fn failing_reader(bytes: &[u8]) -> impl tokio::io::AsyncRead + Send + Unpin + 'static {
+    struct Failing;
+    impl tokio::io::AsyncRead for Failing {
+        fn poll_read(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            _: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<std::io::Result<()>> {
+            std::task::Poll::Ready(Err(std::io::Error::other("the disk is gone")))
+        }
+    }
+    std::io::Cursor::new(bytes.to_vec()).chain(Failing)
+}
+
+// --- Bootstrapping access control -------------------------------------------------------------------------------------
+
+fn with_token(agent: &Agent, token: &AclToken) -> Client {
+    client_of(agent.address(), |config| {
+        config.token = TokenSource::Value(token.secret_id.clone());
+    })
+}
+
+/// The first token, once the servers have agreed to use access control.
+async fn bootstrapped(client: &Client) -> AclToken {
+    until(
+        "access control is bootstrapped",
+        Duration::from_secs(30),
+        || async {
+            match client.acl_bootstrap().await {
+                Ok(AclBootstrap::Done(token)) => Ok(token),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => {
+                    assert!(error.is_transient(), "{error:?}");
+                    Err(error.to_string())
+                }
+            }
+        },
+    )
+    .await
+}
+
+#[tokio::test]
+async fn of_all_who_bootstrap_access_control_one_gets_the_token_and_the_others_how_to_reset() {
+    let agent = Agent::start_with(&["-hcl", "acl { enabled = true default_policy = \"deny\" }"]);
+    agent.until_leader().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let client = agent.client().clone();
+        tasks.spawn(async move {
+            until("an outcome", Duration::from_secs(30), || async {
+                client.acl_bootstrap().await.map_err(|error| error.to_string())
+            })
+            .await
+        });
+    }
+    let outcomes = tasks.join_all().await;
+    let mut tokens = outcomes.iter().filter_map(|outcome| match outcome {
+        AclBootstrap::Done(token) => Some(token),
+        AclBootstrap::AlreadyDone { .. } => None,
+    });
+    let first = tokens.next().expect("a winner");
+    assert!(tokens.next().is_none(), "{outcomes:?}");
+    // Who loses by a hair is not told the index.
+    let reset_index = || async {
+        match agent.client().acl_bootstrap().await.unwrap() {
+            AclBootstrap::AlreadyDone { reset_index } => reset_index.expect("an index"),
+            AclBootstrap::Done(_) => panic!("twice"),
+        }
+    };
+    let index = reset_index().await;
+    for outcome in &outcomes {
+        if let AclBootstrap::AlreadyDone {
+            reset_index: Some(told),
+        } = outcome
+        {
+            assert_eq!(*told, index);
+        }
+    }
+    assert!(!format!("{outcomes:?}").contains(first.secret_id.expose_secret()));
+
+    let write = |number: u64| {
+        let write = format!("printf {number} > /var/lib/colossus/consul/acl-bootstrap-reset");
+        docker(&["exec", agent.container().id(), "sh", "-c", &write]);
+    };
+    write(index + 1);
+    assert_eq!(reset_index().await, index, "a wrong number resets nothing");
+    write(index);
+    let second = bootstrapped(agent.client()).await;
+    assert_ne!(first.secret_id.expose_secret(), second.secret_id.expose_secret());
+    for token in [first, &second] {
+        let read = with_token(&agent, token).acl_token_self().await.unwrap();
+        assert_eq!(read.accessor_id, token.accessor_id);
+        assert_eq!(read.policies[0].name, "global-management");
+    }
+}
+
+#[tokio::test]
+async fn a_token_may_do_what_its_policies_say_and_no_more() {
+    let agent = Agent::start_with(&["-hcl", "acl { enabled = true default_policy = \"deny\" }"]);
+    agent.until_leader().await;
+    let admin = with_token(&agent, &bootstrapped(agent.client()).await);
+
+    let mut request = AclPolicyRequest {
+        name: "keys".into(),
+        description: "for the test".into(),
+        rules: "key_prefix \"a/\" { policy = \"read\" }".into(),
+        datacenters: vec![],
+    };
+    assert_eq!(admin.acl_policy("keys").await.unwrap(), None);
+    let unknown = AclTokenRequest::with_policies(["keys"]);
+    assert_eq!(
+        admin.acl_token_create(&unknown).await.unwrap_err().status(),
+        Some(500)
+    );
+    let made = admin.acl_policy_create(&request).await.unwrap();
+    assert_eq!(admin.acl_policy("keys").await.unwrap(), Some(made.clone()));
+    assert_eq!(
+        (&made.name, &made.description, &made.rules),
+        (&request.name, &request.description, &request.rules)
+    );
+    assert_eq!(
+        admin.acl_policy_create(&request).await.unwrap_err().status(),
+        Some(500),
+        "taken"
+    );
+    let listed = admin.acl_policies().await.unwrap();
+    let mut names: Vec<_> = listed.iter().map(|policy| policy.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["global-management", "keys"]);
+
+    let request_token = AclTokenRequest {
+        description: "for the test".into(),
+        accessor_id: Some("6d617374-6572-4000-8000-00000000000a".into()),
+        secret_id: Some("6d617374-6572-4000-8000-00000000000b".into()),
+        ..unknown
+    };
+    let token = admin.acl_token_create(&request_token).await.unwrap();
+    assert_eq!(
+        (Some(&token.accessor_id), token.secret_id.expose_secret()),
+        (
+            request_token.accessor_id.as_ref(),
+            "6d617374-6572-4000-8000-00000000000b"
+        )
+    );
+    assert_eq!(
+        (token.policies[0].id.as_str(), token.policies[0].name.as_str()),
+        (made.id.as_str(), "keys")
+    );
+    let error = admin.acl_token_create(&request_token).await.unwrap_err();
+    assert!(
+        error.status() == Some(500) && !format!("{error:?}").contains(token.secret_id.expose_secret()),
+        "{error:?}"
+    );
+    let other = admin
+        .acl_token_create(&AclTokenRequest::with_policies(["keys"]))
+        .await
+        .unwrap();
+    assert_ne!(other.secret_id.expose_secret(), token.secret_id.expose_secret());
+
+    let client = with_token(&agent, &token);
+    let read = client.acl_token_self().await.unwrap();
+    assert_eq!(
+        (&read.description, read.local),
+        (&request_token.description, false)
+    );
+    client.kv_get("a/b", &now()).await.unwrap();
+    let put = || async { client.kv_put("a/b", "v", &PutOptions::default()).await };
+    assert!(put().await.unwrap_err().is_forbidden());
+    assert!(client.acl_policies().await.unwrap_err().is_forbidden());
+    assert!(client.raft_configuration(true).await.unwrap_err().is_forbidden());
+    assert!(client.keyring().await.unwrap_err().is_forbidden());
+    assert!(client.reload().await.unwrap_err().is_forbidden());
+    let error = client
+        .snapshot_save(&mut Vec::new(), false, SOON)
+        .await
+        .unwrap_err();
+    assert!(error.is_forbidden(), "{error:?}");
+
+    request.rules = "key_prefix \"a/\" { policy = \"write\" }".into();
+    let updated = admin.acl_policy_update(&made.id, &request).await.unwrap();
+    assert!(updated.modify_index > made.modify_index && updated.id == made.id);
+    until("the policy's new rules hold", SOON, || async {
+        put().await.map_err(|error| error.to_string())
+    })
+    .await;
+
+    let stranger = client_of(agent.address(), |config| {
+        config.token = TokenSource::Value(WRONG.into());
+    });
+    assert!(stranger.acl_token_self().await.unwrap_err().is_forbidden());
+    assert!(stranger.acl_policy("keys").await.unwrap_err().is_forbidden());
+    assert!(
+        agent
+            .client()
+            .acl_policy("keys")
+            .await
+            .unwrap_err()
+            .is_forbidden()
+    );
 }

@@ -2,13 +2,14 @@
 //! and "Agent: Checks" of Consul's HTTP API documentation).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::Error;
 use crate::health::{CheckStatus, HealthCheck, Weights};
-use crate::json::{null_default, port, serialize_duration};
+use crate::json::{count_or_none, null_default, parsed, port, serialize_duration};
 use crate::path;
 use crate::query::{clamp_wait, wait_text};
 use crate::transport::{Call, Client};
@@ -315,6 +316,9 @@ fn check_body(registration: &CheckRegistration) -> Result<serde_json::Value, ser
 pub struct AgentSelf {
     /// Its name, place and version.
     pub config: AgentConfig,
+    /// The rest of its configuration, as far as it is of use.
+    #[serde(deserialize_with = "null_default")]
+    pub debug_config: AgentDebugConfig,
     /// Itself as a member of the cluster.
     pub member: AgentMember,
     /// Counters and states by subsystem, all as text, for example `stats["raft"]["state"]`. For people and for what has
@@ -345,6 +349,30 @@ pub struct AgentConfig {
     /// Its version, for example `1.8.7`.
     #[serde(deserialize_with = "null_default")]
     pub version: String,
+}
+
+/// Settings the agent runs with, beyond [`AgentConfig`]. Consul promises nothing about their names: what this version of
+/// it does not say is `None`, and is no reason to fail.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct AgentDebugConfig {
+    /// The address other agents reach it at.
+    #[serde(rename = "AdvertiseAddrLAN", deserialize_with = "parsed")]
+    pub advertise_address: Option<IpAddr>,
+    /// The address it listens at for other agents.
+    #[serde(rename = "BindAddr", deserialize_with = "parsed")]
+    pub bind_address: Option<IpAddr>,
+    /// How many servers it waits for before the first election. 0 for a client, and for 1 (measured on Consul 1.8.7,
+    /// where that is `bootstrap`).
+    #[serde(deserialize_with = "count_or_none")]
+    pub bootstrap_expect: Option<u32>,
+    /// Whether it may elect itself, alone.
+    pub bootstrap: Option<bool>,
+    /// Where it keeps its data.
+    pub data_dir: Option<String>,
+    /// Whether it looks at tokens.
+    #[serde(rename = "ACLsEnabled")]
+    pub acls_enabled: Option<bool>,
 }
 
 /// What serf knows of a member's state.
@@ -401,6 +429,25 @@ impl AgentMember {
     #[must_use]
     pub fn is_server(&self) -> bool {
         self.tags.get("role").is_some_and(|role| role == "consul")
+    }
+
+    /// Its node's UUID.
+    #[must_use]
+    pub fn node_id(&self) -> Option<&str> {
+        self.tags
+            .get("id")
+            .map(String::as_str)
+            .filter(|id| !id.is_empty())
+    }
+
+    /// How many servers it was told to wait for before the first election: `bootstrap_expect`, 1 for `bootstrap`.
+    /// `None` for clients, and for servers that only join.
+    #[must_use]
+    pub fn expects(&self) -> Option<u32> {
+        if self.tags.contains_key("bootstrap") {
+            return Some(1);
+        }
+        self.tags.get("expect")?.parse().ok()
     }
 }
 
@@ -616,6 +663,19 @@ impl Client {
             .json()
     }
 
+    /// Makes the agent read its configuration's files again. Takes effect for what Consul calls reloadable: checks,
+    /// services, tokens, the log level and a few more; other changes wait for a restart, without a word.
+    ///
+    /// # Errors
+    /// Those of every call; 500 for a configuration that is wrong, of which the agent then keeps the old one.
+    pub async fn reload(&self) -> Result<(), Error> {
+        Call::put("reload the agent's configuration", "/v1/agent/reload")
+            .send(self)
+            .await?
+            .ok()?;
+        Ok(())
+    }
+
     /// Makes the agent join the cluster of the agent at `address` (`host` or `host:port`, its gossip port).
     ///
     /// # Errors
@@ -722,5 +782,36 @@ mod tests {
         let members: Vec<AgentMember> = serde_json::from_str(text).expect("members");
         assert!(members[0].is_server() && members[0].status == MemberStatus::Alive);
         assert_eq!(members[1].status, MemberStatus::Unknown);
+    }
+
+    #[test]
+    fn what_a_server_expects_is_in_its_tags() {
+        for (tags, expects) in [
+            (&[("role", "consul"), ("expect", "3")][..], Some(3)),
+            (&[("role", "consul"), ("bootstrap", "1")], Some(1)),
+            (&[("role", "consul"), ("expect", "many")], None),
+            (&[("role", "node")], None),
+        ] {
+            let member = AgentMember {
+                tags: tags
+                    .iter()
+                    .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                    .collect(),
+                ..AgentMember::default()
+            };
+            assert_eq!((member.expects(), member.node_id()), (expects, None), "{tags:?}");
+        }
+    }
+
+    #[test]
+    fn settings_that_are_not_said_or_not_understood_are_none() {
+        for text in [
+            r#"{}"#,
+            r#"{"DebugConfig":null}"#,
+            r#"{"DebugConfig":{"AdvertiseAddrLAN":"","BindAddr":"eth0","BootstrapExpect":-1,"New":{}}}"#,
+        ] {
+            let agent: AgentSelf = serde_json::from_str(text).expect(text);
+            assert_eq!(agent.debug_config, AgentDebugConfig::default(), "{text}");
+        }
     }
 }

@@ -119,6 +119,22 @@ pub enum Error {
         /// The header.
         header: &'static str,
     },
+    /// A snapshot is not what Consul writes, or not all of it.
+    #[error("cannot {operation}: the snapshot is not whole: {problem}")]
+    Archive {
+        /// What was tried.
+        operation: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// What a snapshot is read from, or written to, failed.
+    #[error("cannot {operation}: its data could not be read or written")]
+    Stream {
+        /// What was tried.
+        operation: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The server that answered knows no leader (`X-Consul-KnownLeader: false`), so its data may be old without
     /// bound. Only [`Watch`](crate::Watch) makes this an error; single queries report it in their meta data.
     #[error("the Consul server that answered knows no leader")]
@@ -157,10 +173,14 @@ impl Error {
         self.status() == Some(404)
     }
 
-    /// Whether the token lacks the right, or is unknown (401, 403).
+    /// Whether the token lacks the right, or is unknown (401, 403; the keyring of Consul 1.8.7 says it with 500).
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
-        matches!(self.status(), Some(401 | 403))
+        match self {
+            Error::Status { code: 401 | 403, .. } => true,
+            Error::Status { code: 500, body, .. } => body.contains("denied by ACLs"),
+            _ => false,
+        }
     }
 
     /// Whether the cluster has no leader at the moment. It passes; the agent itself is there.
@@ -174,10 +194,12 @@ impl Error {
     }
 
     /// Whether the same call may succeed later without anybody mending anything: connection trouble, deadlines,
-    /// 429 and 5xx. Not so for configuration errors, refused names, other statuses and rolled back transactions.
+    /// 429 and 5xx. Not so for configuration errors, refused names and tokens, other statuses, rolled back
+    /// transactions, broken snapshots.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
+            _ if self.is_forbidden() => false,
             Error::Request { .. } | Error::Deadline { .. } | Error::NoLeader => true,
             Error::Status { code, .. } => *code == 429 || *code >= 500,
             _ => false,
@@ -214,6 +236,8 @@ mod tests {
         };
         assert!(status(404, "").is_not_found());
         assert!(status(403, "Permission denied").is_forbidden());
+        let keyring = status(500, "Reading keyring denied by ACLs");
+        assert!(keyring.is_forbidden() && !keyring.is_transient());
         assert!(status(500, "No cluster leader").is_no_leader());
         assert!(!status(500, "boom").is_no_leader());
         assert!(status(429, "").is_transient() && status(503, "").is_transient());

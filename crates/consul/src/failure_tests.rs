@@ -10,7 +10,7 @@ use wiremock::matchers::{header, method, path, query_param, query_param_is_missi
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
 use crate::{
-    Client, Config, Continuity, Error, QueryOptions, ServiceRegistration, TokenSource, WatchEvent,
+    Client, Config, Continuity, Error, QueryOptions, RaftPeer, ServiceRegistration, TokenSource, WatchEvent,
     WatchOptions,
 };
 
@@ -431,5 +431,165 @@ async fn a_unix_socket_is_spoken_to_and_named_in_errors() {
     assert!(
         request.starts_with("GET /v1/status/leader HTTP/1.1\r\n"),
         "{request}"
+    );
+}
+
+async fn answering(method_name: &str, at: &str, response: ResponseTemplate) -> (MockServer, Client) {
+    let server = MockServer::start().await;
+    Mock::given(method(method_name))
+        .and(path(at))
+        .respond_with(response)
+        .mount(&server)
+        .await;
+    let client = client(&server);
+    (server, client)
+}
+
+#[tokio::test]
+async fn a_429_is_the_servers_health_only_if_it_says_so() {
+    const HEALTH: &str = "/v1/operator/autopilot/health";
+    let sick = r#"{"Healthy":false,"FailureTolerance":0,"Servers":null}"#;
+    for (code, body, healthy) in [
+        (429, sick, Some(false)),
+        (
+            200,
+            r#"{"Healthy":true,"FailureTolerance":1,"Servers":[]}"#,
+            Some(true),
+        ),
+        (429, "Your IP is issuing too many concurrent connections", None),
+        (429, r#"{"Healthy":true}"#, None),
+        (500, sick, None),
+    ] {
+        let (_server, client) =
+            answering("GET", HEALTH, ResponseTemplate::new(code).set_body_string(body)).await;
+        match (client.autopilot_health().await, healthy) {
+            (Ok(health), Some(healthy)) => assert_eq!(health.healthy, healthy),
+            (Err(error), None) => assert_eq!(error.status(), Some(code), "{body}"),
+            (result, _) => panic!("{code} {body}: {result:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_failure_reads_as_a_policy_or_peer_that_is_not_there() {
+    let refused = || ResponseTemplate::new(403).set_body_string("ACL not found");
+    let (_server, client) = answering("GET", "/v1/acl/policies", refused()).await;
+    assert!(client.acl_policy("p").await.expect_err("refused").is_forbidden());
+    let (_server, client) = answering(
+        "DELETE",
+        "/v1/operator/raft/peer",
+        ResponseTemplate::new(500).set_body_string("No cluster leader"),
+    )
+    .await;
+    let error = client
+        .raft_remove_peer(RaftPeer::Id("a"))
+        .await
+        .expect_err("no leader");
+    assert!(error.is_no_leader(), "{error:?}");
+}
+
+const SNAPSHOT: &str = "/v1/snapshot";
+
+#[tokio::test]
+async fn a_snapshot_that_is_none_is_an_error_whatever_its_status_says() {
+    for (response, is) in [
+        (
+            answer(7, "failed to read snapshot file"),
+            (|e| matches!(e, Error::Archive { .. })) as fn(&Error) -> bool,
+        ),
+        (answer(7, ""), |e| matches!(e, Error::Archive { .. })),
+        (ResponseTemplate::new(200), |e| {
+            matches!(e, Error::MissingHeader { .. })
+        }),
+        (ResponseTemplate::new(302), |e| e.status() == Some(302)),
+        (
+            ResponseTemplate::new(500).set_body_string("No cluster leader"),
+            Error::is_no_leader,
+        ),
+        (
+            ResponseTemplate::new(403).set_body_string("Permission denied"),
+            Error::is_forbidden,
+        ),
+    ] {
+        let (_server, client) = answering("GET", SNAPSHOT, response).await;
+        let error = client
+            .snapshot_save(&mut Vec::new(), false, Duration::from_secs(5))
+            .await
+            .expect_err("none");
+        assert!(is(&error), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_may_be_larger_than_any_other_answer() {
+    let whole = crate::snapshot::tests::archive(b"state");
+    let (_server, client) = answering("GET", SNAPSHOT, answer(7, "").set_body_bytes(whole.clone())).await;
+    let mut saved = Vec::new();
+    client
+        .with_max_answer(10)
+        .snapshot_save(&mut saved, false, Duration::from_secs(5))
+        .await
+        .expect("whole");
+    assert!(saved == whole);
+}
+
+#[tokio::test]
+async fn saving_and_restoring_have_a_deadline_of_their_own() {
+    let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\nX-Consul-Index: 7\r\n\r\n\x1f\x8b".to_vec();
+    let address = raw_server(bytes, false).await;
+    let client = client_with(&address.to_string(), |_| {});
+    let within = Duration::from_millis(100);
+    let error = client
+        .snapshot_save(&mut Vec::new(), false, within)
+        .await
+        .expect_err("stalled");
+    assert!(
+        matches!(error, Error::Deadline { after, .. } if after == within),
+        "{error:?}"
+    );
+    // Nobody writes to the other end.
+    let (silent, _end) = tokio::io::duplex(16);
+    let error = client
+        .snapshot_restore(silent, within)
+        .await
+        .expect_err("stalled");
+    assert!(
+        matches!(error, Error::Deadline { after, .. } if after == within),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_is_told_from_a_bad_snapshot() {
+    struct Full;
+    impl tokio::io::AsyncWrite for Full {
+        fn poll_write(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            _: &[u8],
+        ) -> std::task::Poll<std::io::Result<usize>> {
+            std::task::Poll::Ready(Err(std::io::ErrorKind::StorageFull.into()))
+        }
+        fn poll_flush(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<std::io::Result<()>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<std::io::Result<()>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+    }
+    let (_server, client) = answering("GET", SNAPSHOT, answer(7, "anything")).await;
+    let error = client
+        .snapshot_save(&mut Full, false, Duration::from_secs(5))
+        .await
+        .expect_err("full");
+    assert!(
+        matches!(&error, Error::Stream { source, .. } if source.kind() == std::io::ErrorKind::StorageFull),
+        "{error:?}"
     );
 }

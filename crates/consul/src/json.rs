@@ -4,6 +4,7 @@
 //! take it for "there are none".
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serializer};
@@ -26,6 +27,18 @@ pub(crate) fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D:
 pub(crate) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     let number = Option::<i64>::deserialize(deserializer)?.unwrap_or_default();
     Ok(u32::try_from(number.max(0)).unwrap_or(u32::MAX))
+}
+
+/// A count; what is none reads as `None`.
+pub(crate) fn count_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let number = Option::<i64>::deserialize(deserializer)?;
+    Ok(number.and_then(|number| u32::try_from(number).ok()))
+}
+
+/// What is written as text; text that cannot be understood reads as `None`.
+pub(crate) fn parsed<'de, D: Deserializer<'de>, T: FromStr>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.and_then(|text| text.parse().ok()))
 }
 
 /// A map of lists in which a list may be `null`.

@@ -29,16 +29,20 @@
 //! # }
 //! ```
 
+mod acl;
 mod agent;
+mod args;
 mod catalog;
 mod config;
 mod error;
 mod health;
 mod json;
 mod kv;
+mod operator;
 mod path;
 mod query;
 mod session;
+mod snapshot;
 mod status;
 mod tls;
 mod token;
@@ -49,17 +53,24 @@ mod watch;
 #[cfg(test)]
 mod failure_tests;
 
+pub use acl::{AclBootstrap, AclLink, AclPolicy, AclPolicyRequest, AclToken, AclTokenRequest};
 pub use agent::{
-    AgentConfig, AgentMember, AgentSelf, AgentService, CheckDefinition, CheckRegistration, MemberStatus,
-    ServiceAddress, ServiceRegistration,
+    AgentConfig, AgentDebugConfig, AgentMember, AgentSelf, AgentService, CheckDefinition, CheckRegistration,
+    MemberStatus, ServiceAddress, ServiceRegistration,
 };
+pub use args::{ConsulArgs, ConsulAuthArgs};
 pub use catalog::{CatalogDeregistration, CatalogInstance, CatalogRegistration, NodeServices};
 pub use config::{Address, Config, TlsConfig, TokenSource};
 pub use error::Error;
 pub use health::{CatalogService, CheckStatus, HealthCheck, Node, ServiceEntry, Weights};
 pub use kv::{KvPair, PutOptions};
+pub use operator::{
+    AutopilotConfiguration, AutopilotHealth, AutopilotServer, Keyring, KeyringKey, RaftConfiguration,
+    RaftPeer, RaftServer,
+};
 pub use query::{Consistency, QueryMeta, QueryOptions, Response};
 pub use session::{Session, SessionBehavior, SessionRequest};
+pub use snapshot::{SnapshotInfo, verify_snapshot};
 pub use transport::{Client, MAX_ANSWER};
 pub use txn::{KvOp, TxnFailure};
 pub use watch::{Continuity, Snapshot, Watch, WatchEvent, WatchOptions};

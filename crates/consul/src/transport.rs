@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::{Method, StatusCode};
+use reqwest::{Body, Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::Url;
@@ -18,7 +18,7 @@ use crate::tls;
 use crate::token::Token;
 
 /// The most bytes of an answer that are read: 64 MiB, room for the health of some 50,000 instances of about 1 KiB each.
-/// More is an [`Error::TooLarge`].
+/// More is an [`Error::TooLarge`]. Snapshots, which are passed on as they come, have no limit.
 pub const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// How much of an error's text is kept.
@@ -148,6 +148,23 @@ impl Client {
         })
     }
 
+    /// One deadline around everything `work` does, the token's file included, so that no step can hang on its own.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        operation: String,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(limit, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Deadline {
+                operation,
+                address: self.inner.address.clone(),
+                after: limit,
+            }),
+        }
+    }
+
     /// The datacenter as a query pair, for writes outside the agent's own endpoints.
     pub(crate) fn datacenter_pair(&self) -> Vec<(&'static str, Cow<'static, str>)> {
         self.inner
@@ -165,7 +182,7 @@ pub(crate) struct Call {
     /// From `/v1/`, encoded.
     path: String,
     pairs: Vec<(&'static str, String)>,
-    body: Option<(&'static str, Bytes)>,
+    body: Option<(&'static str, Body)>,
     wait: Option<Duration>,
 }
 
@@ -218,35 +235,31 @@ impl Call {
         Ok(self)
     }
 
-    pub(crate) fn bytes(mut self, body: Bytes) -> Call {
-        self.body = Some(("application/octet-stream", body));
+    pub(crate) fn bytes(mut self, body: impl Into<Body>) -> Call {
+        self.body = Some(("application/octet-stream", body.into()));
         self
     }
 
     /// Sends the request and reads the whole answer, whatever its status.
     pub(crate) async fn send(self, client: &Client) -> Result<Answer, Error> {
-        let inner = &client.inner;
-        let limit = deadline(self.wait, inner.timeout);
-        let operation = self.operation.clone();
-        // One deadline around everything, the token's file included, so that no step can hang on its own.
-        match tokio::time::timeout(limit, self.exchange(inner)).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::Deadline {
-                operation,
-                address: inner.address.clone(),
-                after: limit,
-            }),
-        }
+        let limit = deadline(self.wait, client.inner.timeout);
+        self.send_within(client, limit).await
     }
 
-    async fn exchange(self, inner: &Inner) -> Result<Answer, Error> {
-        let operation = self.operation;
-        let failed = |source: reqwest::Error| Error::Request {
-            operation: operation.clone(),
-            address: inner.address.clone(),
-            // The URL repeats the address and the operation, and for a Unix socket it misleads.
-            source: source.without_url(),
-        };
+    /// The same with a deadline other than the client's.
+    pub(crate) async fn send_within(self, client: &Client, limit: Duration) -> Result<Answer, Error> {
+        let operation = self.operation.clone();
+        client
+            .within(limit, operation, async {
+                let max_answer = client.inner.max_answer;
+                self.open(client).await?.read(max_answer).await
+            })
+            .await
+    }
+
+    /// Sends the request and reads the answer's head. Has no deadline: see [`Client::within`].
+    pub(crate) async fn open(self, client: &Client) -> Result<Opened, Error> {
+        let inner = &*client.inner;
         let mut url =
             Url::parse(&format!("{}{}", inner.base, self.path)).map_err(|error| Error::Address {
                 value: inner.address.clone(),
@@ -264,28 +277,73 @@ impl Call {
                 .header(reqwest::header::CONTENT_TYPE, content_type)
                 .body(body);
         }
-        let mut response = request.send().await.map_err(failed)?;
-        let status = response.status();
-        let meta = QueryMeta::from_headers(response.headers());
-        let content_hash = response
+        let response = request
+            .send()
+            .await
+            .map_err(|source| failed(&self.operation, &inner.address, source))?;
+        Ok(Opened {
+            operation: self.operation,
+            address: inner.address.clone(),
+            response,
+        })
+    }
+}
+
+fn failed(operation: &str, address: &str, source: reqwest::Error) -> Error {
+    Error::Request {
+        operation: operation.to_owned(),
+        address: address.to_owned(),
+        // The URL repeats the address and the operation, and for a Unix socket it misleads.
+        source: source.without_url(),
+    }
+}
+
+/// An answer of which only the head has been read.
+pub(crate) struct Opened {
+    operation: String,
+    address: String,
+    response: reqwest::Response,
+}
+
+impl Opened {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    pub(crate) fn meta(&self) -> QueryMeta {
+        QueryMeta::from_headers(self.response.headers())
+    }
+
+    /// The next part of the body; `None` at its end.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        self.response
+            .chunk()
+            .await
+            .map_err(|source| failed(&self.operation, &self.address, source))
+    }
+
+    /// The whole answer, of which at most `max_answer` bytes are read.
+    pub(crate) async fn read(mut self, max_answer: usize) -> Result<Answer, Error> {
+        let (status, meta) = (self.status(), self.meta());
+        let content_hash = self
+            .response
             .headers()
             .get("x-consul-contenthash")
             .and_then(|hash| hash.to_str().ok())
             .filter(|hash| !hash.is_empty())
             .map(str::to_owned);
-
-        let too_large = || Error::TooLarge {
+        let too_large = |operation: &String| Error::TooLarge {
             operation: operation.clone(),
-            limit: inner.max_answer,
+            limit: max_answer,
         };
-        let length = response.content_length().unwrap_or_default();
-        if status.is_success() && length > inner.max_answer as u64 {
-            return Err(too_large());
+        let length = self.response.content_length().unwrap_or_default();
+        if status.is_success() && length > max_answer as u64 {
+            return Err(too_large(&self.operation));
         }
         let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            if body.len() + chunk.len() > inner.max_answer {
-                return Err(too_large());
+        while let Some(chunk) = self.chunk().await? {
+            if body.len() + chunk.len() > max_answer {
+                return Err(too_large(&self.operation));
             }
             body.extend_from_slice(&chunk);
             if !status.is_success() && body.len() > MAX_ERROR_BODY {
@@ -294,7 +352,7 @@ impl Call {
             }
         }
         Ok(Answer {
-            operation,
+            operation: self.operation,
             status,
             meta,
             content_hash,
@@ -320,10 +378,15 @@ impl Answer {
         }
         let code = self.status.as_u16();
         Err(Error::Status {
-            body: one_line(&self.body),
+            body: self.text(),
             operation: self.operation,
             code,
         })
+    }
+
+    /// What Consul said, as [`Error::Status`] has it.
+    pub(crate) fn text(&self) -> String {
+        one_line(&self.body)
     }
 
     /// `None` for a 404 that is the key/value store's own: it says with an index that there is nothing. A 404 without
