@@ -59,6 +59,8 @@ pub mod args;
 pub mod backoff;
 pub mod entry;
 pub mod error;
+pub mod files;
+pub mod host;
 pub mod metrics;
 pub mod probe;
 pub mod process;

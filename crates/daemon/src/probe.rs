@@ -52,6 +52,40 @@ pub enum ProbeError {
 }
 
 /// The operator commands that ask the process already running here.
+///
+/// A service with commands of its own puts these beside them:
+///
+/// ```
+/// use clap::Parser;
+/// use daemon::{CommonArgs, InspectCommand};
+///
+/// #[derive(Parser)]
+/// #[command(args_conflicts_with_subcommands = true)]
+/// struct Args {
+///     #[command(flatten)]
+///     common: CommonArgs,
+///     #[command(subcommand)]
+///     command: Option<Command>,
+/// }
+///
+/// #[derive(clap::Subcommand)]
+/// enum Command {
+///     #[command(flatten)]
+///     Inspect(InspectCommand),
+///     /// Mends what only an operator may mend
+///     Recover {
+///         #[arg(long)]
+///         yes: bool,
+///     },
+/// }
+///
+/// let args = Args::parse_from(["service", "status", "--admin-addr", "127.0.0.1:9"]);
+/// assert!(matches!(args.command, Some(Command::Inspect(InspectCommand::Status))));
+/// assert_eq!(args.common.admin_addr.port(), 9);
+/// let args = Args::parse_from(["service", "recover", "--yes", "--log", "debug"]);
+/// assert!(matches!(args.command, Some(Command::Recover { yes: true })));
+/// assert!(Args::parse_from(["service"]).command.is_none());
+/// ```
 #[derive(clap::Subcommand, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InspectCommand {
     /// Exits with 0 when the running service is ready, and with 1 when it is not

@@ -1,13 +1,13 @@
 //! The command line.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use consul::{Config, TokenSource};
+use consul::{Config, ConsulAuthArgs};
 use contract::ServiceId;
-use daemon::{CommonArgs, HasCommon, InspectCommand};
+use daemon::host::{given_address, unicast_address};
+use daemon::{BoxError, CommonArgs, HasCommon, InspectCommand};
 
 use crate::definitions::tag_problem;
 use crate::policy::PolicySource;
@@ -35,9 +35,9 @@ pub struct Args {
     #[arg(value_name = "REGISTRY", required = true)]
     pub registry: Option<consul::Address>,
 
-    /// Address to register for ports that are bound to all addresses of the host [default: the address of the
-    /// interface with the default route].
-    #[arg(long, env = "REGISTRATOR_IP", value_name = "ADDRESS", value_parser = reachable_address)]
+    /// Address to register for ports that are bound to all addresses of the host [default: COLOSSUS_IP, else
+    /// COREOS_PRIVATE_IPV4, else the address of the interface with the default route].
+    #[arg(long, env = "REGISTRATOR_IP", value_name = "ADDRESS", value_parser = unicast_address)]
     pub ip: Option<IpAddr>,
 
     /// Name of this host in service IDs [default: what Docker says].
@@ -64,13 +64,13 @@ pub struct Args {
     #[arg(long, env = "DOCKER_HOST", value_name = "URI")]
     pub docker_host: Option<String>,
 
-    /// File with the Consul ACL token; read again when it changes.
-    #[arg(long, env = "CONSUL_HTTP_TOKEN_FILE", value_name = "FILE")]
-    pub consul_token_file: Option<PathBuf>,
-
     /// Print what would be registered and deregistered, change nothing, and exit.
     #[arg(long)]
     pub dry_run: bool,
+
+    /// How the agent lets us in.
+    #[command(flatten)]
+    pub auth: ConsulAuthArgs,
 
     /// What every service takes.
     #[command(flatten)]
@@ -84,39 +84,30 @@ pub struct Args {
 impl Args {
     /// How to talk to the agent.
     pub fn consul_config(&self) -> Option<Config> {
-        let mut config = Config::new(self.registry.clone()?);
-        if let Some(file) = &self.consul_token_file {
-            config.token = TokenSource::File(file.clone());
-        }
-        Some(config)
+        Some(self.auth.config(self.registry.clone()?))
     }
 
     /// What the operator said about how to register.
     ///
     /// # Errors
-    /// When a tag cannot be one.
-    pub fn policy_source(&self) -> Result<PolicySource, String> {
+    /// When a tag cannot be one, or the environment gives an address that is none.
+    pub fn policy_source(&self) -> Result<PolicySource, BoxError> {
         let tags = split_list(&self.tags);
         if let Some((tag, reason)) = tags.iter().find_map(|tag| Some((tag, tag_problem(tag)?))) {
-            return Err(format!("--tags has the tag {tag:?}: {reason}"));
+            return Err(format!("--tags has the tag {tag:?}: {reason}").into());
         }
+        let address = match self.ip {
+            Some(address) => Some(address),
+            None => given_address()?,
+        };
         Ok(PolicySource {
             hostname: self.hostname.clone().map(String::from),
-            address: self.ip,
+            address,
             internal: self.internal,
             explicit: self.explicit,
             tags,
         })
     }
-}
-
-/// An address that others can send to.
-fn reachable_address(text: &str) -> Result<IpAddr, String> {
-    let address: IpAddr = text.parse().map_err(|_| "it is no IP address".to_owned())?;
-    if address.is_unspecified() || address.is_multicast() {
-        return Err("nobody can send to it: give an address of this host".to_owned());
-    }
-    Ok(address)
 }
 
 impl HasCommon for Args {

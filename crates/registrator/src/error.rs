@@ -1,7 +1,5 @@
 //! What can go wrong, one variant per operation.
 
-use std::net::SocketAddr;
-
 use thiserror::Error;
 
 /// An operation of registrator that failed.
@@ -83,11 +81,6 @@ pub enum Error {
         source: Box<Error>,
     },
     /// The host's own address could not be found out.
-    #[error("cannot find this host's own address (asked for the route to {probe}): give it with --ip")]
-    HostAddress {
-        /// The address whose route was asked for.
-        probe: SocketAddr,
-        /// What the kernel said.
-        source: std::io::Error,
-    },
+    #[error("cannot find this host's own address: give it with --ip")]
+    HostAddress(#[from] daemon::host::HostError),
 }

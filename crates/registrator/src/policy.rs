@@ -1,8 +1,8 @@
 //! The policy of this host: what the operator said, completed with what the host knows of itself.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 
-use tokio::net::UdpSocket;
+use daemon::host::routed_address;
 
 use crate::definitions::Policy;
 use crate::docker::Engine;
@@ -35,7 +35,7 @@ impl PolicySource {
         };
         let address = match self.address {
             Some(address) => address,
-            None => default_route_address().await?,
+            None => routed_address()?,
         };
         let Self {
             internal,
@@ -51,21 +51,4 @@ impl PolicySource {
             tags: tags.clone(),
         })
     }
-}
-
-/// The source address the kernel would use towards the rest of the world.
-///
-/// "Connecting" a UDP socket only looks up the route; no packet is sent. The address asked for is one that
-/// RFC 5737 keeps for documentation: any will do that is in no network of this host.
-async fn default_route_address() -> Result<IpAddr, Error> {
-    let probe = SocketAddr::from((Ipv4Addr::new(198, 51, 100, 1), 9));
-    let lookup = async {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
-        socket.connect(probe).await?;
-        socket.local_addr()
-    };
-    lookup
-        .await
-        .map(|address| address.ip())
-        .map_err(|source| Error::HostAddress { probe, source })
 }
