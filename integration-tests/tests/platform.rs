@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use consul::{CatalogRegistration, CatalogService, QueryOptions};
+use contract::META_OWNER;
 use integration_tests::agent::Agent;
 use integration_tests::docker::{Container, docker, try_docker, unique};
 use integration_tests::http::Client;
@@ -136,6 +138,83 @@ async fn a_started_container_answers_by_name_and_a_stopped_one_is_not_missed() {
     platform.command(&["restart"], "router-config");
     platform.until_part_ready("router-config").await;
     assert_eq!(platform.get(&service).await.unwrap().status, 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_answers_by_the_name_of_a_node_from_its_instances_there_only() {
+    let platform = Platform::up();
+    let consul = platform.consul();
+    let service = unique("placed");
+    let nodes = consul.catalog_nodes(&QueryOptions::default()).await.unwrap();
+    let here = nodes.value[0].node.to_ascii_lowercase();
+    let on = |node: &str| format!("{service}.{node}");
+
+    let first = Container::example(&service, &[]);
+    platform.until_status(&on(&here), 200, SOON).await;
+    // Instances of nodes that have no agent here, at the address of one container; one name is no DNS label.
+    let far = Container::run(&[], "colossus/example-web", &[]);
+    for (node, id) in [("Elsewhere", "far"), ("no_label", "unroutable")] {
+        let instance = CatalogService {
+            id: id.to_owned(),
+            service: service.clone(),
+            address: far.ip(),
+            port: 80,
+            meta: [(META_OWNER.to_owned(), "integration-tests".to_owned())].into(),
+            ..CatalogService::default()
+        };
+        consul
+            .catalog_register(&CatalogRegistration {
+                node: node.to_owned(),
+                address: far.ip(),
+                service: Some(instance),
+                ..CatalogRegistration::default()
+            })
+            .await
+            .unwrap();
+    }
+    platform.until_status(&on("elsewhere"), 200, SOON).await;
+    let second = Container::example(&service, &[]);
+    let mut expected = [first.hostname().to_owned(), second.hostname().to_owned()];
+    expected.sort();
+    assert_eq!(answering(&platform, &on(&here), 2).await, expected);
+    assert_eq!(answering(&platform, &on("elsewhere"), 1).await, [far.hostname()]);
+    assert_eq!(answering(&platform, &service, 3).await.len(), 3);
+    until("the node without a label is named", SOON, || async {
+        let rejected = &platform.router_status().await?["routing"]["rejected_nodes"];
+        match rejected["no_label"].as_str() {
+            Some(reason) if reason.contains("no-label") => Ok(()),
+            _ => Err(rejected.to_string()),
+        }
+    })
+    .await;
+
+    // A node where a known service has nothing is no reason for 404, a service that nobody knows is.
+    for node in ["nowhere", "no_label", "a.b"] {
+        let status = platform.get(&on(node)).await.unwrap().status;
+        assert_eq!(status, if node == "nowhere" { 503 } else { 404 }, "{node}");
+    }
+    let unknown = format!("{}.{here}", unique("unknown"));
+    assert_eq!(platform.get(&unknown).await.unwrap().status, 404);
+
+    // The last ones on this node go under load: the others have nothing to do with it.
+    let load = load_on(&platform, &on("elsewhere")).await;
+    first.command(&["stop"]);
+    second.command(&["stop"]);
+    platform.until_status(&on(&here), 503, SOON).await;
+    let answer = platform.get(&on(&here)).await.unwrap();
+    assert!(
+        answer.body.contains(&platform.host(&on(&here))),
+        "the page names the host: {}",
+        answer.body
+    );
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_eq!(answering(&platform, &service, 1).await, [far.hostname()]);
+    no_request_was_lost(load).await;
+
+    // It dies and nobody says so: the node's route knows from the checks of the service's.
+    far.command(&["kill"]);
+    platform.until_status(&on("elsewhere"), 503, SOON).await;
+    platform.until_status(&service, 503, SOON).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

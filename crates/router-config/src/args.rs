@@ -11,7 +11,8 @@ use crate::haproxy::config::{BindAddress, WorkerUser};
 
 /// Routes host names to the healthy instances in Consul by configuring HAProxy on this node.
 ///
-/// Every service that registrator registered answers at `http://<service>.<domain>/` as soon as it has an instance.
+/// Every service that registrator registered answers at `http://<service>.<domain>/` as soon as it has an instance, and
+/// at `http://<service>.<node>.<domain>/` as soon as it has one on that node.
 /// HAProxy runs on its own and goes on serving while router-config is down.
 #[derive(Debug, Parser)]
 #[command(name = "router-config", version, args_conflicts_with_subcommands = true)]
@@ -42,6 +43,16 @@ pub struct Args {
         default_value = "cluster.local"
     )]
     pub domain: DomainName,
+
+    /// Whether services also answer at `<service>.<node>.<domain>`, from their instances on that node alone.
+    #[arg(
+        long,
+        env = "ROUTER_NODE_ROUTES",
+        value_name = "on|off",
+        default_value = "on",
+        hide_possible_values = true
+    )]
+    pub node_routes: Switch,
 
     /// Where HAProxy takes requests; repeat for several.
     #[arg(
@@ -116,6 +127,15 @@ pub struct Args {
     /// A question to the router-config that runs here.
     #[command(subcommand)]
     pub command: Option<InspectCommand>,
+}
+
+/// What can be had or left.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// Have it.
+    On,
+    /// Leave it.
+    Off,
 }
 
 impl HasCommon for Args {

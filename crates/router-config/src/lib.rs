@@ -25,7 +25,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::args::Args;
+use crate::args::{Args, Switch};
 use crate::directory::Directory;
 use crate::follow::{follow_services, read_once};
 use crate::haproxy::config::Settings;
@@ -34,6 +34,7 @@ use crate::haproxy::master::Master;
 use crate::last_good::{LastGood, Retention};
 use crate::metrics::Metrics;
 use crate::reconciler::{Parts, RouterReconciler};
+use crate::table::Naming;
 
 /// Between the starts of two runs. A lone change is applied at once; in a burst each reload, some 30 ms of work and a
 /// worker more, takes along what came in the meantime.
@@ -70,7 +71,6 @@ pub async fn run(args: Args, mut process: Process) -> Result<(), RunError> {
     let directory = Directory::new(LastGood::new(retention, known, Instant::now()));
     let (mut reconciler, routing) = RouterReconciler::new(Parts {
         directory: directory.clone(),
-        domain: args.domain.clone(),
         settings,
         master: Master::new(args.master_socket.clone()),
         files,
@@ -117,6 +117,10 @@ fn settings(args: &Args) -> Result<Settings, RunError> {
         )));
     }
     Ok(Settings {
+        naming: Naming {
+            domain: args.domain.clone(),
+            node_routes: args.node_routes == Switch::On,
+        },
         http: args.http_addr.clone(),
         stats: args.stats_addr.clone(),
         user: args.haproxy_user.clone(),

@@ -11,6 +11,7 @@ use crate::table::RoutingTable;
 pub struct Metrics {
     reloads: IntCounterVec,
     routes: IntGauge,
+    node_routes: IntGauge,
     empty_routes: IntGauge,
     servers: IntGauge,
     conflicts: IntGauge,
@@ -18,6 +19,7 @@ pub struct Metrics {
     index: IntGauge,
     held: IntGauge,
     rejected: IntGauge,
+    rejected_nodes: IntGauge,
 }
 
 impl Metrics {
@@ -39,7 +41,14 @@ impl Metrics {
         }
         Ok(Self {
             reloads,
-            routes: gauge("router_config_routes", "Host names that should be routed.")?,
+            routes: gauge(
+                "router_config_routes",
+                "Host names that should be routed, without those of single nodes.",
+            )?,
+            node_routes: gauge(
+                "router_config_node_routes",
+                "Host names of single nodes that should be routed.",
+            )?,
             empty_routes: gauge(
                 "router_config_empty_routes",
                 "Host names answered with 503: nothing is healthy.",
@@ -61,6 +70,10 @@ impl Metrics {
             rejected: gauge(
                 "router_config_rejected_instances",
                 "Instances that cannot be used; /status says why.",
+            )?,
+            rejected_nodes: gauge(
+                "router_config_rejected_nodes",
+                "Nodes whose name cannot be part of a host name; /status says why.",
             )?,
         })
     }
@@ -84,6 +97,8 @@ impl Metrics {
         ));
         self.servers.set(count(table.servers()));
         self.conflicts.set(count(table.conflicts.len()));
+        self.node_routes.set(count(table.node_routes.len()));
+        self.rejected_nodes.set(count(table.rejected_nodes.len()));
     }
 
     /// Shows what Consul says.

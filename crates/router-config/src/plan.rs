@@ -184,6 +184,9 @@ pub fn plan(
 }
 
 /// What differs between two tables, in order of host names.
+///
+/// Routes to single nodes are not listed: they differ only when the route that they are part of does, and each reason
+/// would be there twice.
 pub fn differences(before: &RoutingTable, after: &RoutingTable) -> Vec<Reason> {
     let mut reasons = Vec::new();
     let hosts: BTreeSet<&HostName> = before.routes.keys().chain(after.routes.keys()).collect();
@@ -245,7 +248,7 @@ mod tests {
     use super::*;
     use crate::haproxy::config::{render, tests::settings};
     use crate::instance::{Health, InstanceKey, ServiceInstance};
-    use crate::table::routing_table;
+    use crate::table::{Naming, routing_table};
 
     /// A table from `("web", &[("a", 8080)])`.
     fn table(services: &[(&str, &[(&str, u16)])]) -> RoutingTable {
@@ -262,7 +265,11 @@ mod tests {
             .iter()
             .map(|(name, instances)| ((*name).to_owned(), instances.iter().map(instance).collect()))
             .collect();
-        routing_table(&services, &"x.test".parse().unwrap())
+        let naming = Naming {
+            domain: "x.test".parse().unwrap(),
+            node_routes: true,
+        };
+        routing_table(&services, &naming)
     }
 
     fn shown(plan: &Plan) -> Vec<String> {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use contract::DomainName;
 use daemon::{Activation, Gate, Outcome, Reconcile, error_chain};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -56,7 +55,6 @@ pub struct Routing {
 /// Keeps HAProxy routing as the directory says.
 pub struct RouterReconciler {
     directory: Directory,
-    domain: DomainName,
     settings: Settings,
     master: Master,
     files: Files,
@@ -81,8 +79,6 @@ struct FailedReload {
 pub struct Parts {
     /// Where services come from.
     pub directory: Directory,
-    /// Under which they answer.
-    pub domain: DomainName,
     /// The fixed part of HAProxy's configuration.
     pub settings: Settings,
     /// HAProxy's command line.
@@ -112,7 +108,6 @@ impl RouterReconciler {
     pub fn new(parts: Parts) -> (Self, watch::Receiver<Routing>) {
         let Parts {
             directory,
-            domain,
             settings,
             master,
             files,
@@ -122,7 +117,6 @@ impl RouterReconciler {
         let (routing, view) = watch::channel(Routing::default());
         let reconciler = Self {
             directory,
-            domain,
             settings,
             master,
             files,
@@ -152,7 +146,7 @@ impl RouterReconciler {
         let Some(view) = self.directory.view(Instant::now()) else {
             return Ok(None);
         };
-        let table = routing_table(&view.services, &self.domain);
+        let table = routing_table(&view.services, &self.settings.naming);
         let wanted = render(&table, &self.settings);
         let (running, away) = match self.master.running_generation().await {
             Ok(generation) => (Running::Generation(generation), None),
@@ -179,6 +173,11 @@ impl RouterReconciler {
             }
             for Conflict { service, reason } in table.conflicts.difference(&routing.table.conflicts) {
                 warn!(service, "{reason}");
+            }
+            for (node, reason) in &table.rejected_nodes {
+                if routing.table.rejected_nodes.get(node) != Some(reason) {
+                    warn!(node, "{reason}");
+                }
             }
             *routing = Routing {
                 generation: Some(generation.clone()),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 
-use contract::{DomainName, HostName, RouteSpec, ServiceName};
+use contract::{DnsLabel, DomainName, HostName, RouteSpec, ServiceName, node_label};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -59,14 +59,27 @@ fn short_hex(digest: &[u8]) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Route {
     /// Name of the service in Consul.
-    pub service: String,
+    pub service: ServiceName,
     /// Where requests go; empty when nothing is healthy, which is answered with 503.
     pub servers: BTreeMap<ServerName, SocketAddr>,
     /// Instances that get no requests, and why.
     pub out: Vec<(InstanceKey, Health)>,
 }
 
-/// A service that gets no route, and why.
+/// The instances of one service on one node, under a host name of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NodeRoute {
+    /// Name of the service in Consul.
+    pub service: ServiceName,
+    /// Name of the node in Consul.
+    pub node: String,
+    /// The route of the whole service. It has these servers, too.
+    pub part_of: HostName,
+    /// Where requests go; never empty.
+    pub servers: BTreeMap<ServerName, SocketAddr>,
+}
+
+/// A service that gets no route, or not all that it would have, and why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Conflict {
     /// Name of the service in Consul.
@@ -80,8 +93,13 @@ pub struct Conflict {
 pub struct RoutingTable {
     /// By host name.
     pub routes: BTreeMap<HostName, Route>,
+    /// The routes to single nodes, by host name: of each service to each node where an instance of it is healthy. All
+    /// else under such a name needs no route: it is answered with 503 when the service is known.
+    pub node_routes: BTreeMap<HostName, NodeRoute>,
     /// Services that are left out.
     pub conflicts: BTreeSet<Conflict>,
+    /// Nodes to which there are no routes, and why.
+    pub rejected_nodes: BTreeMap<String, String>,
 }
 
 impl RoutingTable {
@@ -91,46 +109,127 @@ impl RoutingTable {
     }
 }
 
-/// The routing table of `services` under `domain`.
+/// How host names are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Naming {
+    /// Under which services answer.
+    pub domain: DomainName,
+    /// Whether they also answer as `<service>.<node>.<domain>`.
+    pub node_routes: bool,
+}
+
+/// The routing table of `services`.
 ///
 /// Consul tells `web` and `Web` apart, DNS does not: of several services that claim one host name, the one whose
-/// name comes last in byte order has it (`web` before `Web`: lower case is what people type). The rule depends on
-/// nothing but the names, so every router decides alike.
-pub fn routing_table(services: &BTreeMap<String, Vec<ServiceInstance>>, domain: &DomainName) -> RoutingTable {
+/// name comes last in byte order has it (`web` before `Web`: lower case is what people type). So it is with nodes. The
+/// rule depends on nothing but the names, so every router decides alike.
+pub fn routing_table(services: &BTreeMap<String, Vec<ServiceInstance>>, naming: &Naming) -> RoutingTable {
     let mut table = RoutingTable::default();
     for (name, instances) in services.iter().rev() {
-        let conflict = |reason: String| Conflict {
-            service: name.clone(),
-            reason,
-        };
-        let spec = match name.parse::<ServiceName>() {
-            Ok(service) => RouteSpec::by_name(&service, domain).map_err(|error| error.to_string()),
-            Err(error) => Err(format!("the service name cannot be used: {error}")),
-        };
-        match spec {
-            Err(reason) => {
-                table.conflicts.insert(conflict(reason));
-            }
-            Ok(spec) => match table.routes.get(&spec.host) {
-                Some(route) => {
-                    let holder = &route.service;
-                    table.conflicts.insert(conflict(format!(
-                        "the host name {} belongs to service {holder:?}: give one of them another SERVICE_NAME",
-                        spec.host
-                    )));
-                }
-                None => {
-                    table.routes.insert(spec.host, route(name, instances));
-                }
-            },
+        if let Err(reason) = add_route(&mut table, name, instances, naming) {
+            table.conflicts.insert(Conflict {
+                service: name.clone(),
+                reason,
+            });
         }
+    }
+    if naming.node_routes {
+        add_node_routes(&mut table, services, naming);
     }
     table
 }
 
-fn route(service: &str, instances: &[ServiceInstance]) -> Route {
+/// Adds the route of one service, or says why it gets none.
+fn add_route(
+    table: &mut RoutingTable,
+    name: &str,
+    instances: &[ServiceInstance],
+    naming: &Naming,
+) -> Result<(), String> {
+    let service = name
+        .parse::<ServiceName>()
+        .map_err(|error| format!("the service name cannot be used: {error}"))?;
+    let host = RouteSpec::by_name(&service, &naming.domain)
+        .map_err(|error| error.to_string())?
+        .host;
+    if let Some(route) = table.routes.get(&host) {
+        let holder = &route.service;
+        return Err(format!(
+            "the host name {host} belongs to service \"{holder}\": give one of them another SERVICE_NAME"
+        ));
+    }
+    table.routes.insert(host, route(&service, instances));
+    Ok(())
+}
+
+/// Adds the routes to single nodes of all services that have a route.
+fn add_node_routes(
+    table: &mut RoutingTable,
+    services: &BTreeMap<String, Vec<ServiceInstance>>,
+    naming: &Naming,
+) {
+    let (nodes, rejected) = node_labels(services);
+    table.rejected_nodes = rejected;
+    for (host, route) in &table.routes {
+        for instance in services.get(route.service.as_str()).into_iter().flatten() {
+            let Some(node) = nodes.get(instance.key.node.as_str()) else {
+                continue;
+            };
+            if instance.health != Health::Healthy {
+                continue;
+            }
+            match RouteSpec::on_node(&route.service, node, &naming.domain) {
+                Ok(spec) => {
+                    let on_node = table.node_routes.entry(spec.host).or_insert_with(|| NodeRoute {
+                        service: route.service.clone(),
+                        node: instance.key.node.clone(),
+                        part_of: host.clone(),
+                        servers: BTreeMap::new(),
+                    });
+                    on_node
+                        .servers
+                        .insert(ServerName::of(&instance.key), instance.endpoint());
+                }
+                Err(error) => {
+                    table.conflicts.insert(Conflict {
+                        service: route.service.to_string(),
+                        reason: error.to_string(),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// The label of each node of `services`, and the nodes that have none, with the reason.
+fn node_labels(
+    services: &BTreeMap<String, Vec<ServiceInstance>>,
+) -> (BTreeMap<&str, DnsLabel>, BTreeMap<String, String>) {
+    let nodes: BTreeSet<&str> = services.values().flatten().map(|i| i.key.node.as_str()).collect();
+    let mut holders: BTreeMap<DnsLabel, &str> = BTreeMap::new();
+    let mut rejected = BTreeMap::new();
+    for node in nodes.into_iter().rev() {
+        let reason = match node_label(node) {
+            Err(error) => error.to_string(),
+            Ok(label) => match holders.get(&label) {
+                None => {
+                    holders.insert(label, node);
+                    continue;
+                }
+                Some(holder) => {
+                    format!("the label {label} belongs to node {holder:?}: give one of them another name")
+                }
+            },
+        };
+        rejected.insert(node.to_owned(), reason);
+    }
+    let labels = holders.into_iter().map(|(label, node)| (node, label)).collect();
+    (labels, rejected)
+}
+
+fn route(service: &ServiceName, instances: &[ServiceInstance]) -> Route {
     let mut route = Route {
-        service: service.to_owned(),
+        service: service.clone(),
         servers: BTreeMap::new(),
         out: Vec::new(),
     };
@@ -170,7 +269,14 @@ mod tests {
             .iter()
             .map(|(name, instances)| ((*name).to_owned(), instances.clone()))
             .collect();
-        routing_table(&services, &"cluster.local".parse().unwrap())
+        routing_table(&services, &naming(true))
+    }
+
+    fn naming(node_routes: bool) -> Naming {
+        Naming {
+            domain: "cluster.local".parse().unwrap(),
+            node_routes,
+        }
     }
 
     #[test]
@@ -212,7 +318,12 @@ mod tests {
             ("web", vec![instance("n1", "a", Health::Healthy)]),
             ("other", vec![]),
         ]);
-        assert_eq!(table.routes[&"web.cluster.local".parse().unwrap()].service, "web");
+        assert_eq!(
+            table.routes[&"web.cluster.local".parse().unwrap()]
+                .service
+                .as_str(),
+            "web"
+        );
         let left_out: Vec<_> = table
             .conflicts
             .iter()
@@ -232,6 +343,99 @@ mod tests {
             "{}",
             conflict.reason
         );
+    }
+
+    /// `host: node of part_of: servers` of each route to a node.
+    fn node_routes(table: &RoutingTable) -> Vec<String> {
+        let shown = |(host, route): (&HostName, &NodeRoute)| {
+            let ids: Vec<&str> = route.servers.keys().map(|server| &server.as_str()[..1]).collect();
+            format!("{host}: {} of {}: {}", route.node, route.part_of, ids.join(" "))
+        };
+        table.node_routes.iter().map(shown).collect()
+    }
+
+    #[test]
+    fn a_service_is_routed_to_each_node_where_an_instance_is_healthy() {
+        let table = table(&[
+            (
+                "web",
+                vec![
+                    instance("n1", "a", Health::Healthy),
+                    instance("n1", "b", Health::Healthy),
+                    instance("N2", "a", Health::Healthy),
+                    instance("n3", "a", Health::Critical),
+                ],
+            ),
+            ("Web", vec![instance("n4", "a", Health::Healthy)]),
+            ("my_app", vec![instance("n5", "a", Health::Healthy)]),
+        ]);
+        assert_eq!(
+            node_routes(&table),
+            [
+                "web.n1.cluster.local: n1 of web.cluster.local: a b",
+                "web.n2.cluster.local: N2 of web.cluster.local: a",
+            ]
+        );
+        assert_eq!(table.rejected_nodes, BTreeMap::new());
+    }
+
+    #[test]
+    fn a_node_whose_name_is_no_label_or_another_ones_is_rejected_and_the_others_go_on() {
+        let table = table(&[(
+            "web",
+            vec![
+                instance("n1.example.org", "a", Health::Healthy),
+                instance("N2", "b", Health::Healthy),
+                instance("n2", "c", Health::Healthy),
+            ],
+        )]);
+        assert_eq!(
+            node_routes(&table),
+            ["web.n2.cluster.local: n2 of web.cluster.local: c"]
+        );
+        assert_eq!(table.servers(), 3, "the service itself has them all");
+        let rejected: Vec<_> = table.rejected_nodes.iter().collect();
+        let [(taken, why_taken), (dotted, why_dotted)] = rejected[..] else {
+            panic!("{rejected:?}")
+        };
+        assert_eq!((taken.as_str(), dotted.as_str()), ("N2", "n1.example.org"));
+        assert_eq!(
+            why_taken,
+            "the label n2 belongs to node \"n2\": give one of them another name"
+        );
+        assert!(why_dotted.contains("n1-example-org"), "{why_dotted}");
+        assert_eq!(table.conflicts, BTreeSet::new());
+    }
+
+    #[test]
+    fn a_host_name_that_gets_too_long_with_the_node_is_a_conflict_and_the_service_is_routed() {
+        let services = BTreeMap::from([(
+            "n".repeat(60),
+            vec![
+                instance(&"m".repeat(60), "a", Health::Healthy),
+                instance("n1", "b", Health::Healthy),
+            ],
+        )]);
+        let domain = vec!["d".repeat(60); 3].join(".").parse().unwrap();
+        let table = routing_table(
+            &services,
+            &Naming {
+                domain,
+                ..naming(true)
+            },
+        );
+        assert_eq!(
+            (table.servers(), table.node_routes.len(), table.conflicts.len()),
+            (2, 1, 1)
+        );
+    }
+
+    #[test]
+    fn without_node_routes_nothing_is_said_of_nodes() {
+        let services = BTreeMap::from([("web".to_owned(), vec![instance("a_b", "a", Health::Healthy)])]);
+        let table = routing_table(&services, &naming(false));
+        assert_eq!((table.routes.len(), table.node_routes.len()), (1, 0));
+        assert_eq!(table.rejected_nodes, BTreeMap::new());
     }
 
     #[test]
@@ -256,6 +460,38 @@ mod tests {
             let services: Vec<(&str, _)> = names.iter().map(|name| (name.as_str(), vec![])).collect();
             let table = table(&services);
             prop_assert_eq!(table.routes.len() + table.conflicts.len(), names.len());
+        }
+
+        /// Whatever nodes are called: a server of a service is that of exactly one of its nodes, or its node is named
+        /// as rejected; and no host name has two meanings.
+        #[test]
+        fn each_server_is_on_one_node_or_its_node_is_rejected(
+            instances in prop::collection::btree_set(("[a-bA-B.]{0,2}", "[a-c]", "[x-z]", any::<bool>()), 0..20)
+        ) {
+            let mut services: BTreeMap<String, Vec<ServiceInstance>> = BTreeMap::new();
+            for (node, service, id, healthy) in &instances {
+                let health = if *healthy { Health::Healthy } else { Health::Critical };
+                services.entry(service.clone()).or_default().push(instance(node, id, health));
+            }
+            let table = routing_table(&services, &naming(true));
+            let mut on_nodes = BTreeSet::new();
+            for (host, on_node) in &table.node_routes {
+                prop_assert!(!table.routes.contains_key(host));
+                prop_assert!(!table.rejected_nodes.contains_key(&on_node.node));
+                prop_assert!(!on_node.servers.is_empty());
+                for (server, endpoint) in &on_node.servers {
+                    prop_assert_eq!(table.routes[&on_node.part_of].servers.get(server), Some(endpoint));
+                    prop_assert!(on_nodes.insert((on_node.part_of.clone(), server.clone())), "twice: {:?}", server);
+                }
+            }
+            for (host, route) in &table.routes {
+                for instance in &services[route.service.as_str()] {
+                    let server = ServerName::of(&instance.key);
+                    let expected = route.servers.contains_key(&server)
+                        && !table.rejected_nodes.contains_key(&instance.key.node);
+                    prop_assert_eq!(on_nodes.contains(&(host.clone(), server)), expected);
+                }
+            }
         }
 
         #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use contract::HostName;
 use sha2::{Digest, Sha256};
 
-use crate::table::RoutingTable;
+use crate::table::{Naming, RoutingTable};
 
 /// Environment variable in HAProxy's configuration that says which generation it is. It can be read back from a
 /// running worker, which proves that this very text is what runs.
@@ -88,6 +88,8 @@ impl FromStr for WorkerUser {
 /// What of the configuration does not come from Consul.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
+    /// How host names are made.
+    pub naming: Naming,
     /// Where requests come in.
     pub http: Vec<BindAddress>,
     /// Where HAProxy's own metrics, statistics and `/health` are served.
@@ -139,25 +141,41 @@ pub struct Rendered {
     pub config: String,
 }
 
+/// What holds for all backends of single nodes.
+const NODE_DEFAULTS: &str = "
+# The same servers once more, by node. Whether they are up is found out once: they follow those above.
+defaults nodes from services
+    # Else each change of a server's state would be logged twice, and each reload would log a line for every backend.
+    no log
+    default-server no-check
+";
+
 /// The configuration for `table`.
 pub fn render(table: &RoutingTable, settings: &Settings) -> Rendered {
     let mut backends = String::new();
     for (host, route) in &table.routes {
-        let backend = backend_name(host);
-        line(&mut backends, format_args!("\nbackend {backend}"));
-        let title = "503 Service Unavailable";
-        let text =
-            format!("{host} exists, but none of its instances is healthy right now. Try again in a moment.");
         line(
             &mut backends,
-            format_args!(
-                "    http-error status 503 content-type 'text/html; charset=utf-8' hdr Cache-Control no-store \
-                 hdr Retry-After 1 string '{}'",
-                page(title, &text)
-            ),
+            format_args!("\nbackend {} from services", backend_name(host)),
         );
         for (server, endpoint) in &route.servers {
             line(&mut backends, format_args!("    server {server} {endpoint}"));
+        }
+    }
+    if settings.naming.node_routes {
+        backends.push_str(NODE_DEFAULTS);
+    }
+    for (host, on_node) in &table.node_routes {
+        line(
+            &mut backends,
+            format_args!("\nbackend {} from nodes", backend_name(host)),
+        );
+        let service = backend_name(&on_node.part_of);
+        for (server, endpoint) in &on_node.servers {
+            line(
+                &mut backends,
+                format_args!("    server {server} {endpoint} track {service}/{server}"),
+            );
         }
     }
     // The generation names the text, so it is taken over everything but itself.
@@ -190,6 +208,34 @@ fn page(title: &str, text: &str) -> String {
     )
 }
 
+/// The rule that answers for a service that has no backend on the node that is asked for.
+fn no_such_node(naming: &Naming) -> String {
+    if !naming.node_routes {
+        return String::new();
+    }
+    let domain = &naming.domain;
+    let escaped = domain.as_str().replace('.', "\\.");
+    let text =
+        unavailable("%[var(txn.host)] has no instance that is healthy right now. Try again in a moment.");
+    format!(
+        "    # A service that is known, on a node where it has no healthy instance: it may have one in a moment.
+    http-request set-var(txn.host) req.hdr(host),host_only,rtrim(.),lower
+    http-request set-var(txn.service) var(txn.host),field(1,.)
+    acl is_of_node var(txn.host) -m reg ^[a-z0-9-]+\\.[a-z0-9-]+\\.{escaped}$
+    acl is_known str(route:),concat(,txn.service,.{domain}),nbsrv -m found
+    http-request return status 503 {text} if is_of_node is_known
+"
+    )
+}
+
+/// The content of an answer with 503, as `http-request return` and `http-error` take it.
+fn unavailable(text: &str) -> String {
+    format!(
+        "content-type 'text/html; charset=utf-8' hdr Cache-Control no-store hdr Retry-After 1 lf-string '{}'",
+        page("503 Service Unavailable", text)
+    )
+}
+
 fn document(settings: &Settings, generation: &Generation, backends: &str) -> String {
     let ms = |duration: Duration| format!("{}ms", duration.as_millis());
     let user = settings
@@ -218,7 +264,7 @@ global
     no strict-limits
     hard-stop-after {hard_stop_after}
 
-defaults
+defaults base
     mode http
     log global
     option forwardfor
@@ -243,7 +289,7 @@ defaults
     # tcp-ut gives up on a host that has vanished without closing its connections.
     default-server check inter 2s fastinter 500ms downinter 1s fall 2 rise 1 tcp-ut 1s
 
-frontend http
+frontend http from base
 {binds}    http-request set-header X-Forwarded-Proto http
     http-request set-header X-Forwarded-Host %[req.hdr(host)]
     http-request set-header X-Forwarded-Port %[dst_port]
@@ -253,16 +299,24 @@ frontend http
     use_backend route:%[req.hdr(host),host_only,rtrim(.),lower]
     default_backend no_route
 
-backend no_route
-    http-request return status 404 content-type 'text/html; charset=utf-8' hdr Cache-Control no-store string '{not_found}'
+backend no_route from base
+{no_such_node}    http-request return status 404 content-type 'text/html; charset=utf-8' hdr Cache-Control no-store string '{not_found}'
 
-frontend stats
+frontend stats from base
     bind {stats}
     http-request return status 200 content-type text/plain string ok if {{ path /health }}
     http-request use-service prometheus-exporter if {{ path /metrics }}
     stats enable
     stats uri /
+
+defaults services from base
+    # The name of the backend is `route:` and the host's name.
+    http-error status 503 {unavailable}
 {backends}",
+        no_such_node = no_such_node(&settings.naming),
+        unavailable = unavailable(
+            "%[be_name,field(2,:)] exists, but none of its instances is healthy right now. Try again in a moment."
+        ),
         maxconn = settings.max_connections,
         hard_stop_after = ms(settings.hard_stop_after),
         connect = ms(settings.connect_timeout),
@@ -285,6 +339,10 @@ pub(crate) mod tests {
 
     pub(crate) fn settings() -> Settings {
         Settings {
+            naming: Naming {
+                domain: "cluster.local".parse().unwrap(),
+                node_routes: true,
+            },
             http: vec![":80".parse().unwrap(), "[::1]:8080".parse().unwrap()],
             stats: "127.0.0.1:8404".parse().unwrap(),
             user: "haproxy".parse().unwrap(),
@@ -314,7 +372,7 @@ pub(crate) mod tests {
             .iter()
             .map(|(name, i)| ((*name).to_owned(), i.clone()))
             .collect();
-        routing_table(&services, &"cluster.local".parse().unwrap())
+        routing_table(&services, &settings().naming)
     }
 
     #[test]
@@ -385,13 +443,13 @@ pub(crate) mod tests {
     proptest! {
         /// Whatever names and IDs people choose, each service adds the lines of its backend and nothing else.
         #[test]
-        fn hostile_names_never_add_a_line(names in prop::collection::btree_set(".{1,20}", 0..6), id in ".{0,60}") {
+        fn hostile_names_never_add_a_line(names in prop::collection::btree_set(".{1,20}", 0..6), node in ".{0,20}", id in ".{0,60}") {
             let services: Vec<_> =
-                names.iter().map(|name| (name.as_str(), vec![instance("n\n1", &id, "192.0.2.1")])).collect();
+                names.iter().map(|name| (name.as_str(), vec![instance(&node, &id, "192.0.2.1")])).collect();
             let table = table(&services);
             let rendered = render(&table, &settings());
             let bare = render(&RoutingTable::default(), &settings());
-            let expected = bare.config.lines().count() + 4 * table.routes.len();
+            let expected = bare.config.lines().count() + 3 * (table.routes.len() + table.node_routes.len());
             prop_assert_eq!(rendered.config.lines().count(), expected);
             prop_assert!(rendered.config.is_ascii());
         }
