@@ -2,7 +2,7 @@
 # Variables given on the command line reach the scripts through the environment. Their defaults are in deploy/lib.sh.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down images images-clean clean-images test bench clean
+.PHONY: help up down cluster cluster-down images images-clean clean-images test bench clean
 
 help: ## This list
 	@echo 'make TARGET [VARIABLE=value ...]'
@@ -11,12 +11,19 @@ help: ## This list
 	@echo
 	@echo 'Variables of up (defaults): HTTP_PORT=80 DOMAIN=cluster.local PROJECT=colossus CONSUL_PORT=8500 ETCD_PORT=2379'
 	@echo '  REGISTRATOR_ADMIN_PORT=9101 ROUTER_ADMIN_PORT=9102 HAPROXY_STATS_PORT=8404; all are in deploy/README.md'
+	@echo 'Variables of cluster (defaults): NODES=3 DOMAIN=cluster.local CLUSTER=colossus CLUSTER_SUBNET=10.213.0.0/24'
 
 up: ## Start the platform on this machine; returns when it is ready
 	@deploy/up.sh
 
 down: ## End it: containers, volumes and networks (PROJECT=colossus)
 	@deploy/down.sh
+
+cluster: ## Start several hosts on this machine with the platform on them (NODES=3); returns when it is ready
+	@deploy/cluster.sh up
+
+cluster-down: ## End them: hosts, disks and network (CLUSTER=colossus)
+	@deploy/cluster.sh down
 
 images: ## Build every image (REBUILD=1: from nothing)
 	@deploy/images/build.sh

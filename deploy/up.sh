@@ -66,6 +66,7 @@ need_docker
 need_compose
 if [ -z "${SKIP_IMAGES:-}" ]; then
   need_rust
+  need_protoc
   need_disk
 fi
 check_ports_free

@@ -10,8 +10,10 @@
 )]
 
 pub mod agent;
+pub mod cluster;
 pub mod docker;
 pub mod engine;
+pub mod etcd;
 pub mod http;
 pub mod load;
 pub mod platform;
