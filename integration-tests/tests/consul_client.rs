@@ -2849,8 +2849,15 @@ async fn a_client_joins_and_leaves_without_a_trace_in_raft() {
         (agent.config.server, Some(agent.config.node_id.as_str())),
         (false, member.node_id())
     );
-    // A client asks the servers.
-    let raft = joining.client.raft_configuration(false).await.unwrap();
+    // A client asks the servers, once its own gossip has told it of them.
+    let raft = until("it knows the servers", SOON, || async {
+        joining
+            .client
+            .raft_configuration(false)
+            .await
+            .map_err(|error| error.to_string())
+    })
+    .await;
     assert_eq!(raft.servers.len(), 3);
 
     // It may be gone before it has answered.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use consul::ConsulArgs;
 use contract::DomainName;
 use daemon::{CommonArgs, HasCommon, InspectCommand, parse_duration};
 
@@ -22,19 +23,6 @@ use crate::haproxy::config::{BindAddress, WorkerUser};
                         the configuration is wrong, 1 anything else."
 )]
 pub struct Args {
-    /// Consul's agent: http://HOST:PORT, https://HOST:PORT or unix:///path/to/consul.sock.
-    #[arg(
-        long,
-        env = "CONSUL_HTTP_ADDR",
-        value_name = "URI",
-        default_value = "http://127.0.0.1:8500"
-    )]
-    pub consul: consul::Address,
-
-    /// File with the Consul ACL token; read again when it changes.
-    #[arg(long, env = "CONSUL_HTTP_TOKEN_FILE", value_name = "FILE")]
-    pub consul_token_file: Option<PathBuf>,
-
     /// Services answer at `<service>.<domain>`.
     #[arg(
         long,
@@ -119,6 +107,10 @@ pub struct Args {
     /// Print what would be changed and the configuration it leads to, change nothing, and exit.
     #[arg(long)]
     pub dry_run: bool,
+
+    /// The agent, and how it lets us in.
+    #[command(flatten)]
+    pub consul: ConsulArgs,
 
     /// What every service takes.
     #[command(flatten)]

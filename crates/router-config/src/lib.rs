@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
-use consul::{Client, Config, TokenSource};
+use consul::Client;
 use daemon::{Backoff, LoopSettings, Process, ReconcileLoop, RunError, error_chain};
 use serde_json::json;
 use tokio::time::Instant;
@@ -49,7 +49,7 @@ pub async fn run(args: Args, mut process: Process) -> Result<(), RunError> {
         return command.run(&args.common).await;
     }
     let settings = settings(&args)?;
-    let client = Client::new(consul_config(&args)).map_err(RunError::config)?;
+    let client = Client::new(args.consul.config()).map_err(RunError::config)?;
     let files = Files::new(args.state_dir.clone());
     // A dry run only looks, also beside one that works.
     let _lock = if args.dry_run {
@@ -131,14 +131,6 @@ fn settings(args: &Args) -> Result<Settings, RunError> {
         keep_alive: Duration::from_secs(15),
         hard_stop_after: Duration::from_secs(60),
     })
-}
-
-fn consul_config(args: &Args) -> Config {
-    let mut config = Config::new(args.consul.clone());
-    if let Some(file) = &args.consul_token_file {
-        config.token = TokenSource::File(file.clone());
-    }
-    config
 }
 
 async fn dry_run(
