@@ -29,11 +29,17 @@ check_settings() {
     || die 64 "DOMAIN=$DOMAIN is not a domain name" "use labels of small letters, digits and -, with dots between, for example DOMAIN=cluster.local"
 }
 
-# With the flags and the target of the images' own programs: what they have in common is compiled once.
+# With the flags, target and features of the images' own programs: what they have in common is compiled once. Cargo
+# takes a library's features from all packages that are named.
 compile() {
+  local packages=() service
+  for service in "$here"/images/service/*.dockerfile; do
+    service=$(basename "$service" .dockerfile)
+    packages+=(-p "$service")
+  done
   cd "$ROOT"
   RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
-    cargo build --release --locked --target "$triple" -p integration-tests --bin cluster
+    cargo build --release --locked --target "$triple" "${packages[@]}" -p integration-tests --bin cluster
 }
 
 up() {

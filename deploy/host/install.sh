@@ -23,7 +23,7 @@ usage: install.sh [--environment FILE] [--images FILE.tar]... [--only UNIT,...] 
   --images FILE.tar    load these images first (made with: docker save colossus/etcd ... -o FILE.tar)
   --only UNIT,...      of the platform's services only these: ${PLATFORM[*]}
   --with UNIT,...      these units, too, for example registry or example-web@1
-  --dns                let this host resolve names of Consul (systemd-resolved), or say what to put where
+  --dns                let this host resolve names that end in .consul (systemd-resolved), or say what to put where
   --no-start           put everything in place, start nothing
   --uninstall          stop the platform on this host and remove its units; settings, data and images stay
   --help               this
@@ -145,22 +145,33 @@ else
   wanted=$SETTINGS
 fi
 
-declare -A setting=()
-number=0
-while IFS= read -r line || [ -n "$line" ]; do
-  number=$((number + 1))
-  line=${line#"${line%%[![:space:]]*}"}
-  line=${line%"${line##*[![:space:]]}"}
-  case $line in '' | '#'* | ';'*) continue ;; esac
-  [[ $line =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] \
-    || die 64 "$wanted, line $number: \"$line\" is not NAME=VALUE" "write one setting a line, without export and without blanks around ="
-  value=${line#*=}
-  case $value in
-    \"*\") value=${value#\"} value=${value%\"} ;;
-    \'*\') value=${value#\'} value=${value%\'} ;;
-  esac
-  setting[${line%%=*}]=$value
-done <"$wanted"
+# read_settings FILE [lenient]: fills `read` with what the file says. A wrong line ends it, or is passed over.
+read_settings() {
+  local line value number=0
+  read=()
+  while IFS= read -r line || [ -n "$line" ]; do
+    number=$((number + 1))
+    line=${line#"${line%%[![:space:]]*}"}
+    line=${line%"${line##*[![:space:]]}"}
+    case $line in '' | '#'* | ';'*) continue ;; esac
+    [[ $line =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || [ -n "${2:-}" ] \
+      || die 64 "$1, line $number: \"$line\" is not NAME=VALUE" "write one setting a line, without export and without blanks around ="
+    value=${line#*=}
+    case $value in
+      \"*\") value=${value#\"} value=${value%\"} ;;
+      \'*\') value=${value#\'} value=${value%\'} ;;
+    esac
+    read[${line%%=*}]=$value
+  done <"$1"
+}
+
+declare -A read=() setting=() before=()
+if [ -r "$SETTINGS" ]; then
+  read_settings "$SETTINGS" lenient
+  for name in "${!read[@]}"; do before[$name]=${read[$name]}; done
+fi
+read_settings "$wanted"
+for name in "${!read[@]}"; do setting[$name]=${read[$name]}; done
 
 # bad NAME WHY MEND
 bad() { die 64 "$wanted: $1=${setting[$1]}: $2" "$3"; }
@@ -272,6 +283,10 @@ if [ ${#only[@]} -eq 0 ]; then
 else
   for unit in "${selected[@]}"; do
     files+=("$(template "$unit")")
+    # And the other half of a pair: nginx@1 wants php-fpm@1.
+    while read -r other; do
+      files+=("${other/@%i/@}")
+    done < <(sed -n 's/^Wants=//p' "$source/$(template "$unit")" | tr ' ' '\n' | grep '@%i\.service$')
   done
   for unit in "${PLATFORM[@]}"; do
     case " ${selected[*]} " in
@@ -347,16 +362,25 @@ put() {
   say "wrote $1"
 }
 
+# Where containers reach this host, and where Consul shall answer their DNS.
+bridge=$(docker network inspect bridge -f '{{range .IPAM.Config}}{{.Gateway}} {{end}}' 2>/dev/null \
+  | tr ' ' '\n' | grep -m 1 -E '^[0-9.]+$') || bridge=172.17.0.1
+
 declare -A changed=()
 settings_text() {
   cat "$wanted"
   [ -n "${setting[ETCD_ENDPOINTS]:-}" ] || printf '\n# Added by install.sh: follows from COLOSSUS_ETCD_CLUSTER.\nETCD_ENDPOINTS=%s\n' "$endpoints"
+  [ -z "$dns" ] || [ -n "${setting[COLOSSUS_DNS]:-}" ] || printf '\n# Added by install.sh --dns.\nCOLOSSUS_DNS=%s\n' "$bridge"
 }
 # Read before it is written, since it may be the same file. Only root and the service manager need to read it.
 text=$(settings_text)
 if put "$SETTINGS" 600 <<<"$text"; then
-  for unit in "${selected[@]}"; do
-    changed[$unit]=settings
+  read_settings "$SETTINGS"
+  for name in "${!read[@]}" "${!before[@]}"; do
+    [ "${read[$name]-unset}" != "${before[$name]-unset}" ] || continue
+    for unit in "${selected[@]}"; do
+      ! grep -qw -- "$name" "$source/$(template "$unit")" || changed[$unit]=settings
+    done
   done
 fi
 for file in "${files[@]}"; do
@@ -375,24 +399,27 @@ systemctl -q enable colossus.target
 # --- Names -----------------------------------------------------------------------------------------------------------
 
 if [ -n "$dns" ]; then
-  bridge=$(docker network inspect bridge -f '{{range .IPAM.Config}}{{.Gateway}} {{end}}' 2>/dev/null | tr ' ' '\n' | grep -m 1 -E '^[0-9.]+$') || bridge=172.17.0.1
+  server=${setting[COLOSSUS_DNS]:-$bridge}
+  server=${server%%,*}
+  port=${setting[COLOSSUS_DNS_PORT]:-53}
   if systemctl -q is-active systemd-resolved; then
     if put /etc/systemd/resolved.conf.d/colossus.conf 644 <<END
-$MARK. Names that end in .consul are Consul's, which answers on Docker's bridge.
+$MARK. Names that end in .consul are Consul's; it signs none of them.
 [Resolve]
-DNS=$bridge
+DNS=$server:$port
 Domains=~consul
+DNSSEC=false
 END
     then
       systemctl restart systemd-resolved
     fi
   else
     say "systemd-resolved does not run here, so nothing was changed. With another resolver of this host:"
-    say "  dnsmasq:   server=/consul/$bridge"
-    say "  unbound:   stub-zone: name: consul, stub-addr: $bridge"
+    say "  dnsmasq:  server=/consul/$server#$port"
+    say "  unbound:  stub-zone: name: consul, stub-addr: $server@$port"
   fi
-  say "for containers, in /etc/docker/daemon.json:  \"dns\": [\"$bridge\"], \"dns-search\": [\"service.consul\"]"
-  say "or for one:  docker run --dns $bridge --dns-search service.consul ..."
+  say "for containers, in /etc/docker/daemon.json:  \"dns\": [\"$server\"], \"dns-search\": [\"service.consul\"]"
+  say "or for one:  docker run --dns $server --dns-search service.consul ..."
 fi
 
 # --- Start -----------------------------------------------------------------------------------------------------------

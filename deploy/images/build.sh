@@ -72,19 +72,27 @@ stage() {
   local name=$1 context=$TARGET/images/$1 root
   root=$context/rootfs
   rm -rf "$context"
-  mkdir -p "$root/etc" "$context/owned/var/lib/colossus"
+  mkdir -p "$root/etc" "$context/owned/var/lib/colossus" "$context/owned/run/colossus"
   echo 'colossus:x:65532:65532:colossus:/:/sbin/nologin' >"$root/etc/passwd"
   echo 'colossus:x:65532:' >"$root/etc/group"
-  if [ "$name" = router-config ]; then
-    # Shared with HAProxy: see haproxy/Dockerfile.
-    mkdir "$context/owned/var/lib/colossus/router"
-    chmod 2770 "$context/owned/var/lib/colossus/router"
-  fi
-  chmod 755 "$root/etc" "$context/owned/var/lib/colossus"
+  case $name in
+    router-config)
+      # Shared with HAProxy: see haproxy/Dockerfile.
+      mkdir "$context/owned/var/lib/colossus/router"
+      chmod 2770 "$context/owned/var/lib/colossus/router"
+      ;;
+    consul-bootstrapper)
+      # Shared with Consul: see consul/entrypoint.sh.
+      mkdir "$context/owned/var/lib/colossus/consul" "$context/owned/run/colossus/consul"
+      chmod 700 "$context/owned/var/lib/colossus/consul"
+      chmod 755 "$context/owned/run/colossus/consul"
+      ;;
+  esac
+  chmod 755 "$root/etc" "$context/owned/var/lib/colossus" "$context/owned/run/colossus"
   chmod 644 "$root/etc/"*
   # A tar, so that owners and modes are ours whoever builds, and with fixed times, so that the cache holds.
   tar -C "$root" -cf "$context/rootfs.tar" --sort=name --mtime=@0 --numeric-owner --owner=0 --group=0 etc
-  tar -C "$context/owned" -rf "$context/rootfs.tar" --sort=name --mtime=@0 --numeric-owner --owner=65532 --group=65532 var/lib/colossus
+  tar -C "$context/owned" -rf "$context/rootfs.tar" --sort=name --mtime=@0 --numeric-owner --owner=65532 --group=65532 var/lib/colossus run/colossus
   rm -rf "$root" "$context/owned"
   cp "$TARGET/$triple/release/$name" "$context/$name"
   cat "$here/service/Dockerfile" "$here/service/$name.dockerfile" >"$context/Dockerfile"

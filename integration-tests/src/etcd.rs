@@ -137,6 +137,26 @@ impl Etcd {
         ctl(&self.container, &self.url(), arguments)
     }
 
+    /// Runs a shell's script beside it, in which `etcdctl` speaks to it, and gives what it printed.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn sh(&self, script: &str) -> String {
+        let endpoints = format!("ETCDCTL_ENDPOINTS={}", self.url());
+        let container = self.container.id();
+        docker(&[
+            "exec",
+            "-e",
+            "ETCDCTL_API=3",
+            "-e",
+            &endpoints,
+            container,
+            "sh",
+            "-c",
+            script,
+        ])
+    }
+
     /// Ends it and starts one at the same address, with the same arguments and more, that knows nothing.
     ///
     /// # Panics
@@ -148,7 +168,6 @@ impl Etcd {
         self.container = run(&self.options, &arguments);
         until_answering(&self.client()).await;
     }
-
 }
 
 /// Waits until a call succeeds.

@@ -11,9 +11,11 @@
 
 pub mod agent;
 pub mod cluster;
+pub mod consul_hosts;
 pub mod docker;
 pub mod engine;
 pub mod etcd;
+pub mod fleet;
 pub mod http;
 pub mod load;
 pub mod platform;

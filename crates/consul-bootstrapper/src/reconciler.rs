@@ -438,6 +438,8 @@ impl Bootstrapper {
             let stale = matches!(files.data()?, Data::Member { server: false, .. });
             if stale && plan.mode.is_server() {
                 files.retire_raft()?;
+                // Once only: what Consul writes from now on is this server's, before it is marked as such, too.
+                files.mark_data(&Data::None)?;
             }
             files.write_config(&config)?;
             Ok(plan)

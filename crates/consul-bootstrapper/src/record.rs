@@ -191,10 +191,21 @@ impl ClusterRecord {
     }
 
     /// The record with `slot` in the place of what its node held, or added.
+    ///
+    /// An address serves one node. Who is said to be at this one has moved, too, and will say where to: until then it
+    /// gets the address that becomes free, or, if none does, loses its slot.
     #[must_use]
     pub fn with_slot(&self, slot: Slot) -> Self {
         let mut next = self.clone();
-        // An address serves one node: whoever had it before, as under another name, has lost it.
+        let before = self.slot(&slot.node).map(|held| held.address);
+        if let Some(other) = next
+            .slots
+            .iter_mut()
+            .find(|other| other.node != slot.node && other.address == slot.address)
+            && let Some(before) = before
+        {
+            other.address = before;
+        }
         next.slots
             .retain(|other| other.node == slot.node || other.address != slot.address);
         match next.slots.iter_mut().find(|other| other.node == slot.node) {

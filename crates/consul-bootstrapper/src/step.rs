@@ -27,6 +27,9 @@ use crate::record::{ClusterId, ClusterRecord, Slot, SlotState};
 /// How long Consul may be without a leader before the loss of its quorum is stated: elections take seconds.
 pub const LEADERLESS: Duration = Duration::from_secs(15);
 
+/// How long it may be without a leader though enough servers seem to be there.
+const LOST: Duration = Duration::from_secs(60);
+
 /// Why the record changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
@@ -163,7 +166,7 @@ pub enum Step {
     Join(BTreeSet<IpAddr>),
     /// Take the server of nobody's slot out of raft.
     RemovePeer(Peer),
-    /// Leave Consul's cluster for good, then keep Consul from starting.
+    /// Leave Consul's cluster, and raft with it, then keep Consul from starting until it is configured anew.
     Leave,
     /// Take part in nothing.
     Refuse(Refusal),
@@ -284,7 +287,7 @@ fn form(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Step {
     if let Some(consul) = seen.consul.led()
         && consul.server
         && record.slot(&me.node).is_some()
-        && is_peer(consul, me.address)
+        && is_peer(consul, &me.node)
     {
         return Step::MarkData(Data::Member {
             cluster: record.id.clone(),
@@ -301,24 +304,30 @@ fn form(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Step {
     if let Some(other) = foreigner(etcd, record) {
         return Step::Rest(State::AwaitsRecord { node: other });
     }
+    let here = record.slots.iter().filter(|slot| etcd.nodes.contains_key(&slot.node)).count();
+    let holds = record.slot(&me.node).is_some();
     if !record.sealed {
-        let here = record.slots.iter().filter(|slot| etcd.nodes.contains_key(&slot.node)).count();
-        if here < record.slots.len() {
-            return forming(record, here);
-        }
         let sealed = ClusterRecord {
             sealed: true,
             ..record.clone()
         };
-        return Step::Update(sealed, Change::Sealed);
+        return if holds && here == record.slots.len() {
+            Step::Update(sealed, Change::Sealed)
+        } else {
+            forming(record, here)
+        };
     }
-    let mode = match record.slot(&me.node) {
-        Some(_) => Mode::Server {
+    let mode = if holds {
+        Mode::Server {
             expect: Some(record.servers),
-        },
-        None => Mode::Client,
+        }
+    } else {
+        Mode::Client
     };
-    run_as(seen, record, mode)
+    match run_as(seen, record, mode) {
+        Step::Rest(State::AwaitsLeader) if here < record.slots.len() => forming(record, here),
+        step => step,
+    }
 }
 
 fn forming(record: &ClusterRecord, have: usize) -> Step {
@@ -335,8 +344,7 @@ fn hold_first_slot(seen: &Observed, record: &ClusterRecord) -> Option<Step> {
     if record.sealed {
         // No slot changes hands: its holder may be where nobody sees it, and bootstrap with the others there.
         let slot = mine.filter(|slot| slot.address != me.address)?;
-        let taken = record.slots.iter().any(|slot| slot.address == me.address);
-        return Some(if taken { Step::Rest(State::AwaitsLeader) } else { moved(me, record, slot) });
+        return Some(moved(me, record, slot));
     }
     let client = me.role == Role::Client;
     match mine {
@@ -371,11 +379,10 @@ fn maintain(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Step {
     {
         return step;
     }
-    let mode = match record.slot(&seen.me.node) {
-        Some(_) => Mode::Server { expect: None },
-        None => mode_without_slot(seen, etcd, record),
+    let step = match record.slot(&seen.me.node) {
+        Some(_) => run_as(seen, record, Mode::Server { expect: None }),
+        None => without_slot(seen, etcd, record),
     };
-    let step = run_as(seen, record, mode);
     // Last of all: a server that cannot be joined must hold nothing else up.
     if let (Step::Rest(_), Some(_)) = (&step, seen.consul.led()) {
         let unknown = unknown_servers(seen, etcd, record);
@@ -395,12 +402,12 @@ fn hold_slot(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Option
     if slot.address != me.address {
         return Some(moved(me, record, slot));
     }
-    if me.role == Role::Client && indispensable(seen, record).is_none() {
+    if me.role == Role::Client && holds_up(seen, record).is_none() {
         return Some(free(record, &me.node));
     }
     let consul = seen.consul.led().filter(|consul| consul.server);
     if seen.local.data.is_server_of(&record.id) {
-        let votes = consul.is_some_and(|consul| is_voter(consul, me.address));
+        let votes = consul.is_some_and(|consul| is_voter(consul, &me.node));
         return (slot.state == SlotState::Joining && votes).then(|| {
             let voting = Slot {
                 state: SlotState::Voter,
@@ -410,7 +417,7 @@ fn hold_slot(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Option
         });
     }
     // Without data. It joins, and never bootstraps.
-    if consul.is_some_and(|consul| is_peer(consul, me.address)) {
+    if consul.is_some_and(|consul| is_peer(consul, &me.node)) {
         return Some(Step::MarkData(Data::Member {
             cluster: record.id.clone(),
             server: true,
@@ -436,7 +443,7 @@ fn want_slot(seen: &Observed, record: &ClusterRecord) -> Option<Step> {
         return claim();
     }
     let consul = seen.consul.led()?;
-    if consul.server && is_peer(consul, me.address) && !record.is_full() {
+    if consul.server && is_peer(consul, &me.node) && !record.is_full() {
         return claim();
     }
     if let Some(from) = long_absent(seen, record) {
@@ -447,25 +454,37 @@ fn want_slot(seen: &Observed, record: &ClusterRecord) -> Option<Step> {
     if room && record.all_voting_except(&me.node) { claim() } else { None }
 }
 
-/// How a node runs that holds no slot: as a client, unless the cluster needs the server that it still is.
+/// A node that holds no slot is a client, unless the cluster needs the server that it still is.
 ///
 /// It may when etcd was wiped, and the first to publish knew of an older record.
-fn mode_without_slot(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Mode {
-    let local = &seen.local;
+fn without_slot(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Step {
+    let (me, local) = (&seen.me, &seen.local);
     let serves = local.permitted
         && local
             .written
             .as_ref()
             .is_some_and(|plan| plan.cluster == record.id && plan.mode.is_server());
     let needed = match seen.consul.led() {
-        Some(consul) => serves && is_voter(consul, seen.me.address) && !all_vote(consul, record),
-        None => serves || (seen.leaderless >= LEADERLESS && holders_with_data(etcd, record) < record.quorum()),
+        Some(consul) if serves && is_peer(consul, &me.node) => {
+            let replaced = me.role == Role::Client || all_vote(consul, record);
+            if !is_voter(consul, &me.node) || (replaced && bears_loss_of(consul, &me.node)) {
+                // To go without a word would leave a dead voter behind. It comes back as a client.
+                return Step::Leave;
+            }
+            true
+        }
+        Some(_) => false,
+        None => {
+            let alone = holders_with_data(etcd, record) < record.quorum() || seen.leaderless >= LOST;
+            local.data.is_server_of(&record.id) && (serves || (seen.leaderless >= LEADERLESS && alone))
+        }
     };
-    if needed && local.data.is_server_of(&record.id) {
+    let mode = if needed {
         Mode::Server { expect: None }
     } else {
         Mode::Client
-    }
+    };
+    run_as(seen, record, mode)
 }
 
 /// How many holders of slots are here with their data.
@@ -477,20 +496,33 @@ fn has_data(etcd: &EtcdView, record: &ClusterRecord, node: &DnsLabel) -> bool {
     etcd.nodes.get(node).is_some_and(|node| node.data.is_server_of(&record.id))
 }
 
-/// A holder of a slot that has been away for long enough, by etcd and, if it has a leader, by Consul.
+/// The holder whose slot may be taken because it has been away for long enough.
 fn long_absent(seen: &Observed, record: &ClusterRecord) -> Option<DnsLabel> {
     let etcd = seen.etcd.as_ref().ok()?;
     let replaceable = |slot: &&Slot| {
-        let away = etcd.absent.get(&slot.node).is_some_and(|away| *away >= seen.replace_after);
-        away && !etcd.nodes.contains_key(&slot.node)
-            && !alive_in_gossip(&seen.consul, slot.address)
-            // One at a time: only if all the others vote. Before the first leader nobody does, and nothing can be lost.
-            && (!record.bootstrapped || record.all_voting_except(&slot.node))
+        // Before the first leader nobody votes, and nothing can be lost.
+        is_long_absent(seen, etcd, slot) && (!record.bootstrapped || nobody_joins_but(seen, etcd, record, &slot.node))
     };
     let holders = record.slots.iter().filter(replaceable);
     // Whose address this node has got goes first: its slot could not stay beside this node's.
     let holder = holders.min_by_key(|slot| slot.address != seen.me.address)?;
     Some(holder.node.clone())
+}
+
+/// Whether the holder of a slot has been away for long enough, by etcd and by Consul.
+fn is_long_absent(seen: &Observed, etcd: &EtcdView, slot: &Slot) -> bool {
+    etcd.absent.get(&slot.node).is_some_and(|away| *away >= seen.replace_after)
+        && !etcd.nodes.contains_key(&slot.node)
+        && !alive_in_gossip(&seen.consul, &slot.node)
+}
+
+/// Whether all slots but that of `node` have their vote, or will never have it. One slot changes hands at a time: the next
+/// only when this one votes.
+fn nobody_joins_but(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord, node: &DnsLabel) -> bool {
+    record
+        .slots
+        .iter()
+        .all(|slot| slot.node == *node || slot.state == SlotState::Voter || is_long_absent(seen, etcd, slot))
 }
 
 /// What a node does for the cluster as a whole, while Consul has a leader.
@@ -501,15 +533,19 @@ fn care(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord, consul: &Consu
         next.servers = me.servers;
         return Some(Step::Update(next, Change::Grow { from: record.servers }));
     }
-    let gone = record.slots.iter().map(|slot| &slot.node).find(|node| {
-        record.leaving.contains(*node) && !etcd.nodes.contains_key(*node) && record.all_voting_except(node)
+    let gone = record.slots.iter().find(|slot| {
+        record.leaving.contains(&slot.node)
+            && !etcd.nodes.contains_key(&slot.node)
+            && !alive_in_gossip(&seen.consul, &slot.node)
+            && nobody_joins_but(seen, etcd, record, &slot.node)
     });
-    if let Some(node) = gone {
-        return Some(free(record, node));
+    if let Some(slot) = gone {
+        return Some(free(record, &slot.node));
     }
-    // The leader's node alone: one at a time, and Consul itself refuses nothing here.
-    if consul.leads
-        && let Some(peer) = consul.peers.iter().find(|peer| is_retired(peer, record, consul))
+    // The leader's node; and one more, since that one may not know that a slot has changed hands.
+    let first = record.slots.iter().find(|slot| etcd.nodes.contains_key(&slot.node));
+    if (consul.leads || first.is_some_and(|slot| slot.node == me.node))
+        && let Some(peer) = consul.peers.iter().find(|peer| !is_of_a_slot(peer, record, consul) && !is_alive(consul, peer))
     {
         return Some(Step::RemovePeer(peer.clone()));
     }
@@ -522,19 +558,17 @@ fn unknown_servers(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> 
         .slots
         .iter()
         .filter(|slot| slot.node != seen.me.node && etcd.nodes.contains_key(&slot.node))
+        .filter(|slot| !alive_in_gossip(&seen.consul, &slot.node))
         .map(|slot| slot.address)
-        .filter(|address| !alive_in_gossip(&seen.consul, *address))
         .collect()
 }
 
-/// Whether a raft peer is the server of nobody's slot, and dead.
-fn is_retired(peer: &Peer, record: &ClusterRecord, consul: &ConsulState) -> bool {
-    let of_a_slot = record.slots.iter().any(|slot| is_at(consul, peer, slot.address));
-    let alive = consul
-        .members
+/// Whether a raft peer is the server of somebody's slot.
+fn is_of_a_slot(peer: &Peer, record: &ClusterRecord, consul: &ConsulState) -> bool {
+    record
+        .slots
         .iter()
-        .any(|member| member.alive && member.server && (member.id == peer.id || member.address == peer.address));
-    !of_a_slot && !alive
+        .any(|slot| slot.address == peer.address || peer_of(consul, &slot.node) == Some(peer))
 }
 
 /// Lets Consul run as `mode`, restarts it in turn, and says how things stand.
@@ -564,7 +598,7 @@ fn run_as(seen: &Observed, record: &ClusterRecord, mode: Mode) -> Step {
         // It still ends as what it was.
         return Step::Rest(State::AwaitsLeader);
     }
-    if server && !is_voter(consul, seen.me.address) {
+    if server && !is_voter(consul, &seen.me.node) {
         return Step::Rest(State::AwaitsVote);
     }
     if mine && (!server || consul.healthy) {
@@ -575,7 +609,7 @@ fn run_as(seen: &Observed, record: &ClusterRecord, mode: Mode) -> Step {
         server,
     };
     // A server's data is of use until raft does without it.
-    let in_raft = !server && is_peer(consul, seen.me.address);
+    let in_raft = !server && is_peer(consul, &seen.me.node);
     if seen.local.data != data && record.bootstrapped && !in_raft {
         return Step::MarkData(data);
     }
@@ -592,7 +626,13 @@ fn without_leader(seen: &Observed, record: &ClusterRecord) -> Step {
         .iter()
         .map(|slot| slot.node.clone())
         .partition(|node| has_data(etcd, record, node));
-    if record.bootstrapped && seen.leaderless >= LEADERLESS && alive.len() < record.quorum() {
+    // One that has its data, and was never seen voting since, cannot make up for a voter.
+    let voters = alive
+        .iter()
+        .filter(|node| record.slot(node).is_some_and(|slot| slot.state == SlotState::Voter));
+    let too_few = !lost.is_empty() && voters.count() < record.quorum() && seen.leaderless >= LEADERLESS;
+    // Raft may wait for voters that no slot speaks of any more: then only time tells.
+    if record.bootstrapped && (too_few || seen.leaderless >= LOST) {
         return Step::Rest(State::QuorumLost { alive, lost });
     }
     let unknown = unknown_servers(seen, etcd, record);
@@ -603,63 +643,89 @@ fn without_leader(seen: &Observed, record: &ClusterRecord) -> Step {
     }
 }
 
-/// An operator has decommissioned this node: it gives up its slot, then its data, then its place among the members.
+/// An operator has decommissioned this node: it gives up its slot, then its place among the servers and members, then its
+/// data.
+///
+/// Until the cluster can do without it, it goes on, also after a restart of its host.
 fn leave(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Step {
-    if record.slot(&seen.me.node).is_some() {
-        let Some(reason) = indispensable(seen, record) else {
-            return free(record, &seen.me.node);
+    let me = &seen.me;
+    let data = seen.local.data.is_server_of(&record.id);
+    let (reason, step) = if record.slot(&me.node).is_some() {
+        let Some(reason) = holds_up(seen, record) else {
+            return free(record, &me.node);
         };
-        // Until then it goes on, also after a restart of its host: the others may need it to become ready.
         let step = if record.bootstrapped {
             maintain(seen, etcd, record)
         } else {
             form(seen, etcd, record)
         };
-        return match step {
-            Step::Rest(_) => Step::Rest(State::CannotLeave {
-                reason: reason.to_owned(),
-            }),
-            step => step,
-        };
-    }
-    if seen.local.data.is_server_of(&record.id) {
+        (reason, step)
+    } else if let Some(reason) = needed(seen, etcd, record) {
+        (reason, without_slot(seen, etcd, record))
+    } else if seen.local.permitted && seen.consul.led().is_none_or(|consul| !data || is_peer(consul, &me.node)) {
+        return Step::Leave;
+    } else if data {
         return Step::MarkData(Data::Member {
             cluster: record.id.clone(),
             server: false,
         });
+    } else {
+        return Step::Rest(State::Left);
+    };
+    match step {
+        Step::Rest(_) => Step::Rest(State::CannotLeave {
+            reason: reason.to_owned(),
+        }),
+        step => step,
     }
-    if seen.local.permitted {
-        return Step::Leave;
-    }
-    Step::Rest(State::Left)
 }
 
-/// Why the cluster cannot do without the server of this node, which holds a slot.
-fn indispensable(seen: &Observed, record: &ClusterRecord) -> Option<&'static str> {
-    let me = &seen.me;
+const NO_LEADER: &str = "Consul has no leader: bring back its servers first";
+const TOO_FEW: &str = "too many other servers are down: bring them back first";
+
+/// Why this node may not give up its slot.
+fn holds_up(seen: &Observed, record: &ClusterRecord) -> Option<&'static str> {
     if !record.bootstrapped {
         return record
             .sealed
             .then_some("the cluster has no leader yet: it must have formed first");
     }
-    if !record.all_voting_except(&me.node) {
+    if !record.all_voting_except(&seen.me.node) {
         return Some("another server has no vote yet: it must come first");
     }
     if record.slots.len() == 1 {
         return Some("it is the only server: let another join first");
     }
-    if !seen.local.permitted && !seen.local.data.is_server_of(&record.id) {
-        return None;
-    }
     let Some(consul) = seen.consul.led() else {
-        return Some("Consul has no leader: bring back its servers first");
+        return Some(NO_LEADER);
     };
-    let others = consul
-        .peers
-        .iter()
-        .filter(|peer| peer.voter && !is_at(consul, peer, me.address));
+    if consul.peers.iter().any(|peer| !is_of_a_slot(peer, record, consul)) {
+        return Some("another server is still leaving: it must be gone first");
+    }
+    (!bears_loss_of(consul, &seen.me.node)).then_some(TOO_FEW)
+}
+
+/// Why this node, whose slot is free already, may not go, or its data be given up.
+fn needed(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Option<&'static str> {
+    let data = seen.local.data.is_server_of(&record.id);
+    match seen.consul.led() {
+        Some(consul) => {
+            let serves = data || is_peer(consul, &seen.me.node);
+            (serves && !bears_loss_of(consul, &seen.me.node)).then_some(TOO_FEW)
+        }
+        None => {
+            let unsure = seen.local.permitted || holders_with_data(etcd, record) < record.quorum();
+            (data && unsure).then_some(NO_LEADER)
+        }
+    }
+}
+
+/// Whether the cluster keeps its leader without the server of `node`.
+fn bears_loss_of(consul: &ConsulState, node: &DnsLabel) -> bool {
+    let own = peer_of(consul, node);
+    let others = consul.peers.iter().filter(|peer| peer.voter && own != Some(*peer));
     let alive = others.clone().filter(|peer| is_alive(consul, peer)).count();
-    (alive * 2 <= others.count()).then_some("too many other servers are down: bring them back first")
+    alive * 2 > others.count()
 }
 
 /// Whether a voter may restart without harm: everybody votes and is healthy.
@@ -690,16 +756,31 @@ fn takes_turns(seen: &Observed, written: &AgentPlan, wanted: &AgentPlan) -> bool
         settings: wanted.settings.clone(),
         ..written.clone()
     };
-    (consul.server && is_voter(consul, seen.me.address)) || !asked_for.needs_restart(wanted)
+    (consul.server && is_voter(consul, &seen.me.node)) || !asked_for.needs_restart(wanted)
 }
 
-/// Whether `peer` is the server at `address`: raft keeps the address at which it admitted a server, and finds one that
-/// has moved by its ID in gossip.
-fn is_at(consul: &ConsulState, peer: &Peer, address: IpAddr) -> bool {
-    match consul.members.iter().find(|member| member.id == peer.id) {
-        Some(member) => member.address == address,
-        None => peer.address == address,
-    }
+/// The raft peer that the server of `node` is. Gossip tells its ID: raft keeps the address at which it admitted a server,
+/// which says nothing of one that has moved, and too much of one that has lost its data.
+fn peer_of<'a>(consul: &'a ConsulState, node: &DnsLabel) -> Option<&'a Peer> {
+    let member = consul.members.iter().find(|member| member.node == node.as_str())?;
+    consul.peers.iter().find(|peer| peer.id == member.id)
+}
+
+fn is_peer(consul: &ConsulState, node: &DnsLabel) -> bool {
+    peer_of(consul, node).is_some()
+}
+
+fn is_voter(consul: &ConsulState, node: &DnsLabel) -> bool {
+    peer_of(consul, node).is_some_and(|peer| peer.voter)
+}
+
+/// Whether raft knows the holders of all slots as voters, dead or alive.
+fn all_vote(consul: &ConsulState, record: &ClusterRecord) -> bool {
+    record.slots.iter().all(|slot| {
+        let known = consul.members.iter().any(|member| member.node == slot.node.as_str());
+        let mut there = consul.peers.iter().filter(|peer| peer.address == slot.address);
+        is_voter(consul, &slot.node) || (!known && there.any(|peer| peer.voter))
+    })
 }
 
 fn is_alive(consul: &ConsulState, peer: &Peer) -> bool {
@@ -709,27 +790,12 @@ fn is_alive(consul: &ConsulState, peer: &Peer) -> bool {
         .any(|member| member.id == peer.id && member.alive && member.server)
 }
 
-fn is_voter(consul: &ConsulState, address: IpAddr) -> bool {
-    consul
-        .peers
-        .iter()
-        .any(|peer| peer.voter && is_at(consul, peer, address))
-}
-
-fn is_peer(consul: &ConsulState, address: IpAddr) -> bool {
-    consul.peers.iter().any(|peer| is_at(consul, peer, address))
-}
-
-fn all_vote(consul: &ConsulState, record: &ClusterRecord) -> bool {
-    record.slots.iter().all(|slot| is_voter(consul, slot.address))
-}
-
-fn alive_in_gossip(consul: &ConsulView, address: IpAddr) -> bool {
+fn alive_in_gossip(consul: &ConsulView, node: &DnsLabel) -> bool {
     match consul {
         ConsulView::Up(state) => state
             .members
             .iter()
-            .any(|member| member.alive && member.address == address),
+            .any(|member| member.alive && member.node == node.as_str()),
         ConsulView::Down => false,
     }
 }

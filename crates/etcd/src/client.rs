@@ -59,7 +59,7 @@ impl Client {
     pub fn new(config: Config) -> Result<Client, ConfigError> {
         config.validate()?;
         let tls = tls::client_tls(&config)?;
-        let attempt_timeout = config.attempt_timeout();
+        let attempt_timeout = config.time_of_attempt();
         let members = config
             .endpoints
             .iter()

@@ -81,7 +81,9 @@ impl Client {
                 // Some versions tell only who is logged in.
                 match (failure, self.credentials()) {
                     (Failure::Login(_), Some(credentials)) => {
-                        connection.login(endpoint.url(), credentials, None).await?;
+                        connection
+                            .login_for_maintenance(endpoint.url(), credentials)
+                            .await?;
                         let second = connection.maintenance().status().await;
                         second.map_err(|error| classify(endpoint.url(), &error))
                     }

@@ -16,6 +16,9 @@ const DEFAULT_PORT: u16 = 2379;
 /// The least deadline of a call: under it nothing would ever succeed.
 const TIMEOUT_MIN: Duration = Duration::from_millis(10);
 
+/// The longest deadline of a call: added to any point in time it is still one.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// What a [`Client`](crate::Client) is built from.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -54,12 +57,16 @@ impl Config {
                 "no endpoint: give one at least, as http://127.0.0.1:2379",
             ));
         }
-        if self.timeout < TIMEOUT_MIN {
-            return Err(ConfigError::new(
-                "--etcd-timeout",
-                &humantime::format_duration(self.timeout).to_string(),
-                "no call could be over by then: give 10ms at least, such as 2s",
-            ));
+        let problem = if self.timeout < TIMEOUT_MIN {
+            Some("no call could be over by then: give 10ms at least, such as 2s")
+        } else if self.timeout > TIMEOUT_MAX {
+            Some("it is over a day: give a shorter time, such as 2s")
+        } else {
+            None
+        };
+        if let Some(problem) = problem {
+            let value = humantime::format_duration(self.timeout).to_string();
+            return Err(ConfigError::new("--etcd-timeout", &value, problem));
         }
         if let Some(plain) = self.endpoints.iter().find(|endpoint| !endpoint.is_https())
             && let Some((setting, file)) = self.tls.first()
@@ -79,7 +86,7 @@ impl Config {
     }
 
     /// How long one attempt may take.
-    pub(crate) fn attempt_timeout(&self) -> Duration {
+    pub(crate) fn time_of_attempt(&self) -> Duration {
         self.attempt_timeout
             .unwrap_or(self.timeout / 3)
             .clamp(Duration::from_millis(1), self.timeout)

@@ -10,7 +10,7 @@ use etcd_client::{
     Channel, Client as EtcdClient, ClusterClient, ConnectOptions, Error as ClientError, KvClient,
     LeaseClient, MaintenanceClient, WatchClient,
 };
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use tonic::transport::{ClientTlsConfig, Endpoint as Target};
 
@@ -18,8 +18,12 @@ use crate::config::{ConfigError, Credentials, Endpoint};
 use crate::error::CallError;
 use crate::failure::{Failure, classify};
 
-/// The most bytes of one answer that are read. A page of a listing and a batch of changes are each one answer.
-pub(crate) const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// The most bytes of an answer with keys that are read: a listing comes in pages that are smaller.
+pub(crate) const MAX_KEYS: usize = 4 * 1024 * 1024;
+
+/// The most bytes of a batch of changes that are read. etcd sends those of up to 1,000 revisions at once to a watch that
+/// has to catch up; when they are more it has to begin anew, with a listing.
+pub(crate) const MAX_CHANGES: usize = 16 * 1024 * 1024;
 
 /// One endpoint of the cluster.
 pub(crate) struct Member {
@@ -39,7 +43,7 @@ impl Member {
     pub(crate) fn new(
         endpoint: &Endpoint,
         tls: Option<&ClientTlsConfig>,
-        connect_timeout: Duration,
+        attempt_timeout: Duration,
     ) -> Result<Member, ConfigError> {
         let url = endpoint.to_string();
         let wrong = |source| {
@@ -49,7 +53,8 @@ impl Member {
         let mut target = Target::from_shared(url.clone())
             .and_then(|target| target.user_agent(concat!("colossus-etcd/", env!("CARGO_PKG_VERSION"))))
             .map_err(wrong)?
-            .connect_timeout(connect_timeout)
+            // Less than an attempt has, so that it is known when nothing was sent.
+            .connect_timeout(attempt_timeout * 3 / 4)
             .tcp_nodelay(true)
             .tcp_keepalive(Some(Duration::from_secs(10)));
         if let (true, Some(tls)) = (endpoint.is_https(), tls) {
@@ -130,11 +135,11 @@ impl Connection {
     }
 
     pub(crate) fn kv(&self) -> KvClient {
-        self.client.kv_client().max_decoding_message_size(MAX_ANSWER)
+        self.client.kv_client().max_decoding_message_size(MAX_KEYS)
     }
 
     pub(crate) fn watch(&self) -> WatchClient {
-        self.client.watch_client().max_decoding_message_size(MAX_ANSWER)
+        self.client.watch_client().max_decoding_message_size(MAX_CHANGES)
     }
 
     pub(crate) fn lease(&self) -> LeaseClient {
@@ -165,18 +170,39 @@ impl Connection {
             return Ok(*logins);
         }
         let password = credentials.password().await.map_err(Failure::Final)?;
-        for client in [&self.client, &self.any] {
-            let user = (credentials.user.clone(), password.expose_secret().to_owned());
-            match client.clone().update_user(Some(user)).await {
-                Ok(()) => {}
-                // Then calls need no log-in. When it is enabled later they are refused, and this is tried again.
-                Err(ClientError::GRpcStatus(status))
-                    if status.message() == "etcdserver: authentication is not enabled" => {}
-                Err(error) => return Err(login_failure(url, credentials, &error)),
-            }
-        }
+        log_in(&self.client, url, credentials, &password).await?;
         *logins += 1;
         Ok(*logins)
+    }
+
+    /// Logs in for [`Connection::maintenance`].
+    pub(crate) async fn login_for_maintenance(
+        &self,
+        url: &str,
+        credentials: &Credentials,
+    ) -> Result<(), Failure> {
+        let password = credentials.password().await.map_err(Failure::Final)?;
+        log_in(&self.any, url, credentials, &password).await
+    }
+}
+
+/// Logs one of a connection's clients in; they share the channel, not the token.
+async fn log_in(
+    client: &EtcdClient,
+    url: &str,
+    credentials: &Credentials,
+    password: &SecretString,
+) -> Result<(), Failure> {
+    let user = (credentials.user.clone(), password.expose_secret().to_owned());
+    match client.clone().update_user(Some(user)).await {
+        Ok(()) => Ok(()),
+        // Then calls need no log-in. When it is enabled later they are refused, and this is tried again.
+        Err(ClientError::GRpcStatus(status))
+            if status.message() == "etcdserver: authentication is not enabled" =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(login_failure(url, credentials, &error)),
     }
 }
 

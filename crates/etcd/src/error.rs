@@ -117,14 +117,14 @@ pub enum Error {
         source: CallError,
     },
     /// A record holds something else than was expected. It is there: it is not to be taken for a missing one.
-    #[error("the record {key:?} in etcd (revision {mod_revision}) cannot be understood")]
+    #[error("the record {key:?} in etcd (revision {mod_revision}) cannot be understood: {reason}")]
     Decode {
         /// The key.
         key: String,
         /// The revision that holds it.
         mod_revision: i64,
-        /// What is wrong with it.
-        source: serde_json::Error,
+        /// What is wrong with it, without what it holds: that may be a secret.
+        reason: String,
     },
     /// A record could not be written as JSON. Nothing was sent.
     #[error("the record {key:?} cannot be written as JSON")]

@@ -47,9 +47,16 @@ pub(crate) fn classify(endpoint: &str, error: &ClientError) -> Failure {
 fn classify_status(endpoint: &str, status: &Status) -> Failure {
     // A status with a cause was made here, by the transport; its code is a guess.
     if let Some(cause) = status.source() {
+        let connecting = is_connect_error(cause);
+        let mut problem = one_line(&chain(cause));
+        // With TLS 1.3 a member looks at this client's certificate when the connection is made already, and says what
+        // it thinks of it in an alert that is mostly lost in the closing.
+        if !connecting && endpoint.starts_with("https:") {
+            problem.push_str(" (perhaps the member does not take this client's certificate, or misses one)");
+        }
         return Failure::Retry {
-            problem: one_line(&chain(cause)),
-            ambiguous: !is_connect_error(cause),
+            problem,
+            ambiguous: !connecting,
             disconnect: true,
         };
     }

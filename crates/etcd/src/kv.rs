@@ -1,11 +1,12 @@
 //! Reading, and writing without a guard.
 
+use std::fmt;
 use std::sync::Arc;
 
 use etcd_client::{GetOptions, PutOptions, ResponseHeader};
 
 use crate::client::{Call, Client};
-use crate::endpoint::{Connection, MAX_ANSWER};
+use crate::endpoint::{Connection, MAX_KEYS};
 use crate::error::{CallError, Error};
 use crate::lease::LeaseId;
 
@@ -19,8 +20,8 @@ pub const MAX_LISTING: usize = 64 * 1024 * 1024;
 /// How many keys of a listing are asked for at a time, at first. Too large an answer makes it fewer.
 const PAGE: i64 = 1000;
 
-/// A key with its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A key with its value. Its `Debug` form does not show the value, which may be a secret.
+#[derive(Clone, PartialEq, Eq)]
 pub struct KeyValue {
     /// The key.
     pub key: String,
@@ -32,6 +33,18 @@ pub struct KeyValue {
     pub mod_revision: i64,
     /// The lease with which the key ends.
     pub lease: Option<LeaseId>,
+}
+
+impl fmt::Debug for KeyValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyValue")
+            .field("key", &self.key)
+            .field("value", &format_args!("{} bytes", self.value.len()))
+            .field("create_revision", &self.create_revision)
+            .field("mod_revision", &self.mod_revision)
+            .field("lease", &self.lease)
+            .finish()
+    }
 }
 
 /// All keys under a prefix, as they were at one revision.
@@ -301,8 +314,8 @@ pub(crate) async fn get_at(
     Ok(answer.await?.take_kvs().pop().and_then(|kv| entry(kv).ok()))
 }
 
-// A page of values that are each as large as they may be is an answer that is not read; one of them always is.
-const _: () = assert!(MAX_REQUEST < MAX_ANSWER);
+// However large the values are, a page of one of them is read.
+const _: () = assert!(2 * MAX_REQUEST < MAX_KEYS);
 
 #[cfg(test)]
 mod tests {
@@ -317,6 +330,23 @@ mod tests {
         let error = check("k", &vec![0; MAX_REQUEST]).expect_err("large").to_string();
         assert!(error.contains(&MAX_REQUEST.to_string()), "{error}");
         assert!(check("k", &vec![0; MAX_REQUEST - 1]).is_ok());
+    }
+
+    #[test]
+    fn a_value_is_not_in_debug_output() {
+        let entry = KeyValue {
+            key: "k".to_owned(),
+            value: b"hunter2".to_vec(),
+            create_revision: 1,
+            mod_revision: 2,
+            lease: None,
+        };
+        let shown = format!("{entry:?}");
+        let bytes = format!("{:?}", entry.value);
+        assert!(
+            !shown.contains("hunter2") && !shown.contains(&bytes) && shown.contains("7 bytes"),
+            "{shown}"
+        );
     }
 
     proptest! {

@@ -37,7 +37,7 @@ impl LeaseId {
 
 impl fmt::Display for LeaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}", self.0)
+        write!(f, "{:016x}", self.0)
     }
 }
 
@@ -189,7 +189,10 @@ mod tests {
         let id = LeaseId::from_wire(0x7587_8a4b_3f0f).expect("an ID");
         assert_eq!(
             (id.to_string(), format!("{id:?}")),
-            ("75878a4b3f0f".to_owned(), "LeaseId(75878a4b3f0f)".to_owned())
+            (
+                "000075878a4b3f0f".to_owned(),
+                "LeaseId(000075878a4b3f0f)".to_owned()
+            )
         );
         assert_eq!(LeaseId::from_wire(0), None);
         assert_ne!(LeaseId::random(), LeaseId::random());

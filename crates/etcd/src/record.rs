@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::cas::Cas;
 use crate::client::Client;
 use crate::error::Error;
+use crate::failure::one_line;
 use crate::kv::KeyValue;
 use crate::lease::LeaseId;
 
@@ -76,10 +77,10 @@ impl<T: DeserializeOwned> Versioned<T> {
                 mod_revision: entry.mod_revision,
                 lease: entry.lease,
             }),
-            Err(source) => Err(Error::Decode {
+            Err(error) => Err(Error::Decode {
                 key: entry.key.clone(),
                 mod_revision: entry.mod_revision,
-                source,
+                reason: reason(&error),
             }),
         }
     }
@@ -184,6 +185,19 @@ fn update<T: DeserializeOwned>(cas: Cas, value: T, lease: Option<LeaseId>) -> Re
     })
 }
 
+/// What serde says, without the texts that it found: `invalid type: string "…", expected a map`.
+fn reason(error: &serde_json::Error) -> String {
+    let said = one_line(&error.to_string());
+    match (said.find('"'), said.rfind('"')) {
+        (Some(first), Some(last)) if first < last => {
+            let (before, after) = (said.get(..=first), said.get(last..));
+            format!("{}…{}", before.unwrap_or_default(), after.unwrap_or_default())
+        }
+        (Some(first), _) => format!("{}…", said.get(..=first).unwrap_or_default()),
+        _ => said,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,18 +213,18 @@ mod tests {
         };
         let decoded = Versioned::<Vec<u8>>::decode(&entry("[1,2]")).expect("a list");
         assert_eq!((decoded.value, decoded.mod_revision), (vec![1, 2], 5));
-        for garbled in ["", "[1", "null", "{}", "[1] "] {
-            let result = Versioned::<Vec<u8>>::decode(&entry(garbled));
-            if garbled == "[1] " {
-                assert!(result.is_ok(), "white space is no garbage");
-                continue;
-            }
-            let error = result.expect_err(garbled);
+        for garbled in ["", "[1", "null", "{}", "[1] x"] {
+            let error = Versioned::<Vec<u8>>::decode(&entry(garbled)).expect_err(garbled);
             assert!(
                 error.to_string().contains("\"/slots/1\" in etcd (revision 5)"),
                 "{error}"
             );
             assert!(!error.is_unavailable());
+        }
+        for secret in ["\"hunter2\"", "\"hun\\\"ter2\"", "[\"hunter2\"]"] {
+            let error = Versioned::<Vec<u8>>::decode(&entry(secret)).expect_err(secret);
+            assert!(!format!("{error:?}").contains("ter2"), "{error:?}");
+            assert!(error.to_string().contains("invalid type: string"), "{error}");
         }
     }
 }

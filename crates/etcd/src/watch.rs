@@ -346,7 +346,7 @@ impl Seen {
         let newest = listing.entries.iter().max_by_key(|entry| entry.mod_revision);
         let anchor = match newest {
             Some(entry) => (entry.key.clone(), Some(entry.mod_revision)),
-            // There is no such key: the range of a prefix does not begin with an empty one.
+            // Not listed, so it does not exist. A key cannot be empty.
             None => (if prefix.is_empty() { "\0" } else { prefix }.to_owned(), None),
         };
         Seen {

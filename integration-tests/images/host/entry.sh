@@ -21,6 +21,10 @@ ip -o -4 addr show scope global | while read -r _ link _ address _; do
   fi
 done
 
+# The journal tells boots apart by this, and containers see that of the machine below.
+cat /proc/sys/kernel/random/uuid >/run/boot-id
+mount --bind -o ro /run/boot-id /proc/sys/kernel/random/boot_id
+
 # Each machine has its own, from its first start on.
 if [ ! -s /etc/machine-id ]; then
   tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id

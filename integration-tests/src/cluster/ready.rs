@@ -68,6 +68,15 @@ impl Node {
         })
     }
 
+    async fn consul_has(&self, voters: usize, alive: usize) -> Result<(), String> {
+        let consul = self.consul().await?;
+        if consul.voters == voters && consul.alive == alive {
+            Ok(())
+        } else {
+            Err(format!("{}: {consul:?}", self.hostname()))
+        }
+    }
+
     /// Whether its etcd member is well, which is only so while there is a leader.
     ///
     /// # Errors
@@ -154,8 +163,11 @@ impl Cluster {
     /// # Errors
     /// With the last complaint.
     pub async fn until_etcd_healthy(&self, within: Duration) -> Result<(), String> {
-        self.until_each("etcd is healthy", self.etcd_members(), within, Node::etcd_healthy)
-            .await
+        let waiting = self
+            .etcd_members()
+            .iter()
+            .map(|node| wait_for("etcd is healthy", within, || node.etcd_healthy()));
+        try_join_all(waiting).await.map(drop)
     }
 
     /// Waits until every node's Consul agent sees a leader, this many voters and this many members alive.
@@ -163,15 +175,11 @@ impl Cluster {
     /// # Errors
     /// With the last complaint.
     pub async fn until_consul(&self, voters: usize, alive: usize, within: Duration) -> Result<(), String> {
-        self.until_each("Consul is formed", self.nodes(), within, async |node: &Node| {
-            let consul = node.consul().await?;
-            if consul.voters == voters && consul.alive == alive {
-                Ok(())
-            } else {
-                Err(format!("{}: {consul:?}", node.hostname()))
-            }
-        })
-        .await
+        let waiting = self
+            .nodes()
+            .iter()
+            .map(|node| wait_for("Consul is formed", within, move || node.consul_has(voters, alive)));
+        try_join_all(waiting).await.map(drop)
     }
 
     /// Waits until every node's HAProxy is configured.
@@ -180,22 +188,10 @@ impl Cluster {
     /// With the last complaint.
     pub async fn until_routing(&self, within: Duration) -> Result<(), String> {
         let domain = &self.options().domain;
-        self.until_each("HAProxy routes", self.nodes(), within, async |node: &Node| {
-            node.routing(domain).await
-        })
-        .await
-    }
-
-    async fn until_each(
-        &self,
-        what: &str,
-        nodes: &[Node],
-        within: Duration,
-        condition: impl AsyncFn(&Node) -> Result<(), String>,
-    ) -> Result<(), String> {
-        let waiting = nodes
+        let waiting = self
+            .nodes()
             .iter()
-            .map(|node| wait_for(what, within, || condition(node)));
+            .map(|node| wait_for("HAProxy routes", within, move || node.routing(domain)));
         try_join_all(waiting).await.map(drop)
     }
 
