@@ -49,6 +49,7 @@ up() {
   need_disk
   [ -n "${SKIP_IMAGES:-}" ] || "$here/images/build.sh"
   triple=$(cd "$ROOT" && rustc -vV | sed -n 's/^host: //p')
+  step host-image "image of the hosts" "$ROOT/integration-tests/images/host/build.sh"
   step cluster-build "compiling what makes the hosts" compile
   COLOSSUS_ROOT=$ROOT CARGO_TARGET_DIR=$TARGET "$TARGET/$triple/release/cluster" up
   say "ready"

@@ -9,6 +9,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 SETTINGS=/etc/colossus/environment
 UNITS=/etc/systemd/system
+# What is to be restarted and why, kept for the next run when this one is broken off. A boot restarts everything.
+PENDING=/run/colossus/install.pending
 MARK='# Part of Colossus'
 # In the order in which they are started.
 PLATFORM=(etcd consul-bootstrapper consul haproxy router-config registrator)
@@ -115,9 +117,10 @@ if [ -n "$uninstall" ]; then
     if ours "$file"; then
       unit=$(basename "$file")
       case $unit in
-        *@.service) systemctl stop "${unit%.service}*" 2>/dev/null || true ;;
-        *) systemctl stop "$unit" 2>/dev/null || true ;;
+        *@.service) unit="${unit%.service}*" ;;
       esac
+      systemctl stop "$unit" 2>/dev/null || true
+      systemctl reset-failed "$unit" 2>/dev/null || true
       rm -f "$file"
       removed=$((removed + 1))
     fi
@@ -128,7 +131,6 @@ if [ -n "$uninstall" ]; then
     systemctl try-restart systemd-resolved
   fi
   systemctl daemon-reload
-  systemctl reset-failed "${PLATFORM[@]/%/.service}" 2>/dev/null || true
   say "removed $removed units of Colossus"
   say "left alone: $SETTINGS, /var/lib/colossus (the data), and the images (docker images 'colossus/*')"
   exit
@@ -241,10 +243,10 @@ for name in "${!setting[@]}"; do
   esac
 done
 
-name=${setting[COLOSSUS_NODE]:-}
-if [ -z "$name" ]; then
-  name=$(cat /proc/sys/kernel/hostname)
-  name=${name%%.*}
+node=${setting[COLOSSUS_NODE]:-}
+if [ -z "$node" ]; then
+  node=$(cat /proc/sys/kernel/hostname)
+  node=${node%%.*}
 fi
 addresses=$(ip -o addr 2>/dev/null | awk '{ sub("/.*", "", $4); print $4 }') || addresses=
 if [ -n "${setting[COLOSSUS_IP]:-}" ] && [ -n "$addresses" ] && ! grep -qxF "${setting[COLOSSUS_IP]}" <<<"$addresses"; then
@@ -256,7 +258,7 @@ for member in "${members[@]}"; do
   address=${address%:*}
   address=${address#\[}
   address=${address%\]}
-  if [ "${member%%=*}" = "$name" ] || grep -qxF "$address" <<<"$addresses"; then
+  if [ "${member%%=*}" = "$node" ] || grep -qxF "$address" <<<"$addresses"; then
     is_member=1
   fi
 done
@@ -336,14 +338,24 @@ done
 
 prefix=${setting[COLOSSUS_IMAGES]:-colossus} tag=${setting[COLOSSUS_TAG]:-latest}
 image() { echo "$prefix/${1%%@*}:$tag"; }
-if [ "${setting[COLOSSUS_PULL]:-never}" = never ]; then
-  missing=()
-  for unit in "${selected[@]}"; do
-    docker image inspect "$(image "$unit")" >/dev/null 2>&1 || missing+=("$(image "$unit")")
-  done
-  [ ${#missing[@]} -eq 0 ] || die 1 "images are missing: ${missing[*]}" \
-    "bring them (install.sh --images FILE.tar), or let Docker pull them: COLOSSUS_IMAGES=REGISTRY/colossus and COLOSSUS_PULL=missing"
-fi
+present() { docker image inspect "$1" >/dev/null 2>&1; }
+missing=()
+for unit in "${selected[@]}"; do
+  case ${setting[COLOSSUS_PULL]:-never} in
+    never) present "$(image "$unit")" || missing+=("$(image "$unit")") ;;
+    # While all still runs: an image that its unit has to pull keeps the service away for that long. And a registry on
+    # these hosts answers through HAProxy.
+    *)
+      if [ "${setting[COLOSSUS_PULL]}" = always ] || ! present "$(image "$unit")"; then
+        say "pulling $(image "$unit") ..."
+        docker pull -q "$(image "$unit")" >/dev/null \
+          || die 1 "$(image "$unit") could not be pulled" "see whether the registry answers, and whether it has the image"
+      fi
+      ;;
+  esac
+done
+[ ${#missing[@]} -eq 0 ] || die 1 "images are missing: ${missing[*]}" \
+  "bring them (install.sh --images FILE.tar), or let Docker pull them: COLOSSUS_IMAGES=REGISTRY/colossus and COLOSSUS_PULL=missing"
 
 # --- Files -----------------------------------------------------------------------------------------------------------
 
@@ -367,6 +379,9 @@ bridge=$(docker network inspect bridge -f '{{range .IPAM.Config}}{{.Gateway}} {{
   | tr ' ' '\n' | grep -m 1 -E '^[0-9.]+$') || bridge=172.17.0.1
 
 declare -A changed=()
+if [ -r "$PENDING" ]; then
+  while read -r unit why; do changed[$unit]=$why; done <"$PENDING"
+fi
 settings_text() {
   cat "$wanted"
   [ -n "${setting[ETCD_ENDPOINTS]:-}" ] || printf '\n# Added by install.sh: follows from COLOSSUS_ETCD_CLUSTER.\nETCD_ENDPOINTS=%s\n' "$endpoints"
@@ -425,7 +440,14 @@ fi
 # --- Start -----------------------------------------------------------------------------------------------------------
 
 [ ${#members[@]} -eq 0 ] || [ -n "$is_member" ] \
-  || say "this host ($name) is not named in COLOSSUS_ETCD_CLUSTER: it runs no etcd of its own"
+  || say "this host ($node) is not named in COLOSSUS_ETCD_CLUSTER: it runs no etcd of its own"
+
+keep_pending() {
+  local unit
+  mkdir -p "${PENDING%/*}"
+  for unit in "${!changed[@]}"; do echo "$unit ${changed[$unit]}"; done >"$PENDING"
+}
+keep_pending
 
 if [ -z "$start" ]; then
   say "all is in place. Start it with: systemctl start colossus.target"
@@ -447,9 +469,33 @@ for unit in "${selected[@]}"; do
   fi
 done
 systemctl start colossus.target
+
+# Whether a service that runs does its work: what its container's health check asks.
+healthy() {
+  case $1 in
+    etcd) docker exec etcd /colossus/probe.sh 2381 /health '"health": *"true"' ;;
+    consul) docker exec consul /colossus/probe.sh 8500 /v1/status/leader '^"[0-9]' ;;
+    haproxy) docker exec haproxy /colossus/probe.sh 80 / '^HTTP/1' ;;
+    consul-bootstrapper | registrator | router-config) docker exec "$1" "/bin/$1" healthcheck ;;
+    *) systemctl is-active "$1.service" ;;
+  esac >/dev/null 2>&1
+}
+
+# One that was well is waited for, so that hosts can be done one after the other without ever losing a majority.
 for unit in "${restart[@]}"; do
   say "restarting $unit: its ${changed[$unit]} changed"
+  was_healthy=
+  ! healthy "$unit" || was_healthy=1
   systemctl restart "$unit.service"
+  tries=120
+  until [ -z "$was_healthy" ] || healthy "$unit"; do
+    tries=$((tries - 1))
+    [ "$tries" -gt 0 ] || die 1 "$unit is not well a minute after its restart" "see why: journalctl -u $unit"
+    sleep 0.5
+  done
+  unset "changed[$unit]"
+  keep_pending
 done
+rm -f "$PENDING"
 say "started: ${selected[*]}"
 say "look at it:  systemctl list-dependencies colossus.target;  journalctl -u consul-bootstrapper -f"

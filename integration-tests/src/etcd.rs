@@ -398,11 +398,20 @@ pub enum Mode {
     Closed,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct State {
+    mode: Mode,
+    /// How many connections were taken.
+    taken: usize,
+    /// The connections before this one are dead.
+    dead: usize,
+}
+
 /// Stands between a client and one address; ends when dropped.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    mode: watch::Sender<Mode>,
+    state: watch::Sender<State>,
     // Ends its task, and with it those of the connections.
     _task: JoinSet<()>,
 }
@@ -415,18 +424,28 @@ impl Proxy {
     pub async fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let address = listener.local_addr().expect("its address");
-        let (mode, modes) = watch::channel(Mode::Pass);
+        let state = watch::Sender::new(State {
+            mode: Mode::Pass,
+            taken: 0,
+            dead: 0,
+        });
+        let states = state.clone();
         let mut task = JoinSet::new();
         task.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (client, _) = listener.accept().await.expect("a connection");
-                connections.spawn(connection(client, target, modes.clone()));
+                let mut number = 0;
+                states.send_modify(|state| {
+                    number = state.taken;
+                    state.taken += 1;
+                });
+                connections.spawn(connection(client, target, number, states.subscribe()));
             }
         });
         Self {
             address,
-            mode,
+            state,
             _task: task,
         }
     }
@@ -436,29 +455,39 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
+    /// How many connections it has taken.
+    pub fn taken(&self) -> usize {
+        self.state.borrow().taken
+    }
+
+    /// The connections it has are dead from now on, and nobody is told: as when a firewall has forgotten them.
+    pub fn forget_connections(&self) {
+        self.state.send_modify(|state| state.dead = state.taken);
+    }
+
     /// From now on it does this.
     pub fn set(&self, mode: Mode) {
-        self.mode.send_replace(mode);
+        self.state.send_modify(|state| state.mode = mode);
     }
 }
 
-async fn connection(client: TcpStream, target: SocketAddr, modes: watch::Receiver<Mode>) {
-    let mut until_closed = modes.clone();
+async fn connection(client: TcpStream, target: SocketAddr, number: usize, states: watch::Receiver<State>) {
+    let mut until_closed = states.clone();
     let pass = async {
         let Ok(server) = TcpStream::connect(target).await else {
             return;
         };
         let (client_reads, client_writes) = client.into_split();
         let (server_reads, server_writes) = server.into_split();
+        let requests = |state: &State| state.mode != Mode::Frozen && state.dead <= number;
+        let answers = |state: &State| state.mode == Mode::Pass && state.dead <= number;
         tokio::join!(
-            copy(client_reads, server_writes, modes.clone(), |mode| mode
-                != Mode::Frozen),
-            copy(server_reads, client_writes, modes.clone(), |mode| mode
-                == Mode::Pass),
+            copy(client_reads, server_writes, states.clone(), requests),
+            copy(server_reads, client_writes, states.clone(), answers),
         );
     };
     tokio::select! {
-        _ = until_closed.wait_for(|mode| *mode == Mode::Closed) => {}
+        _ = until_closed.wait_for(|state| state.mode == Mode::Closed) => {}
         () = pass => {}
     }
 }
@@ -466,12 +495,12 @@ async fn connection(client: TcpStream, target: SocketAddr, modes: watch::Receive
 async fn copy(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
-    mut modes: watch::Receiver<Mode>,
-    passes: fn(Mode) -> bool,
+    mut states: watch::Receiver<State>,
+    passes: impl Fn(&State) -> bool,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length) = from.read(&mut buffer).await {
-        if modes.wait_for(|mode| passes(*mode)).await.is_err() {
+        if states.wait_for(|state| passes(state)).await.is_err() {
             return;
         }
         if length == 0 || to.write_all(&buffer[..length]).await.is_err() {

@@ -9,12 +9,13 @@
     reason = "a test fails by panicking, also in the functions that its tests share"
 )]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use integration_tests::cluster::shared::Shared;
 use integration_tests::cluster::{Cluster, ClusterOptions, LABEL, Node, State, Units};
-use integration_tests::docker::docker;
+use integration_tests::docker::{docker, unique};
 use integration_tests::wait::until;
 
 /// Generous: what must happen within it takes a second or two on an idle machine.
@@ -197,6 +198,106 @@ async fn a_killed_process_is_started_again_by_its_unit() {
     assert!(n1.etcd_healthy().await.is_err());
     n1.start_unit("etcd").await;
     cluster.until_etcd_healthy(SOON).await.unwrap();
+}
+
+/// The instances that answer to `host` through a node, each as `example-web` calls itself; asked often enough to see all.
+async fn instances(through: &Node, host: &str, expected: usize) -> Result<BTreeSet<String>, String> {
+    let mut found = BTreeSet::new();
+    for _ in 0..expected * 4 {
+        let answer = through.get(host, "/?json").await?;
+        if answer.status != 200 {
+            return Err(format!(
+                "{host} through {}: {}",
+                through.hostname(),
+                answer.status
+            ));
+        }
+        let json: serde_json::Value =
+            serde_json::from_str(&answer.body).map_err(|error| error.to_string())?;
+        found.insert(json["host"].as_str().unwrap_or_default().to_owned());
+    }
+    Ok(found)
+}
+
+/// Waits until exactly these instances answer to `host` through each of these nodes.
+async fn until_answered(through: &[&Node], host: &str, by: &[&str]) {
+    let expected: BTreeSet<String> = by.iter().map(|id| id[..12].to_owned()).collect();
+    until(&format!("{expected:?} answer to {host}"), SOON, || async {
+        for node in through {
+            let found = instances(node, host, expected.len()).await?;
+            if found != expected {
+                return Err(format!("{found:?} answer through {}", node.hostname()));
+            }
+        }
+        Ok(())
+    })
+    .await;
+}
+
+/// Waits until nothing answers to `host` through each of these nodes.
+async fn until_unanswered(through: &[&Node], host: &str) {
+    until(&format!("nobody answers to {host}"), SOON, || async {
+        for node in through {
+            let status = node.get(host, "/").await?.status;
+            if status != 404 && status != 503 {
+                return Err(format!("{status} through {}", node.hostname()));
+            }
+        }
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_on_any_host_answers_through_every_host_and_by_the_hosts_name_from_there_alone() {
+    let cluster = Shared::take(3).await;
+    let nodes: Vec<&Node> = cluster.nodes().iter().collect();
+    let service = unique("web");
+    let mut ids = Vec::new();
+    for node in &nodes {
+        ids.push(node.example(&service, &["--name", &service]).await);
+    }
+    let [on1, on2, on3] = [&*ids[0], &*ids[1], &*ids[2]];
+
+    until_answered(&nodes, &cluster.host(&service), &[on1, on2, on3]).await;
+    for (node, id) in nodes.iter().zip(&ids) {
+        until_answered(&nodes, &cluster.host_on(&service, node), &[id]).await;
+    }
+
+    nodes[1].docker(&["rm", "-f", &service]).await;
+    until_answered(&nodes, &cluster.host(&service), &[on1, on3]).await;
+    until_unanswered(&nodes, &cluster.host_on(&service, nodes[1])).await;
+    for node in [nodes[0], nodes[2]] {
+        node.docker(&["rm", "-f", &service]).await;
+    }
+    until_unanswered(&nodes, &cluster.host(&service)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_of_any_host_is_served_through_and_got_over_without_a_hand_on_it() {
+    let cluster = Shared::take(3).await;
+    let nodes: Vec<&Node> = cluster.nodes().iter().collect();
+    let service = unique("web");
+    let options = ["--name", &service, "--restart", "always"];
+    let host = cluster.host(&service);
+    for cut in 0..3 {
+        let (victim, other) = (nodes[cut], nodes[(cut + 1) % 3]);
+        let left = [other, nodes[(cut + 2) % 3]];
+        let dies = victim.example(&service, &options).await;
+        let lives = other.example(&service, &options).await;
+        until_answered(&nodes, &host, &[&dies, &lives]).await;
+
+        victim.power_cut().await;
+        until_answered(&left, &host, &[&lives]).await;
+        victim.power_on().await;
+        cluster.until_ready().await;
+        until_answered(&nodes, &host, &[&dies, &lives]).await;
+
+        for node in [victim, other] {
+            node.docker(&["rm", "-f", &service]).await;
+        }
+        until_unanswered(&nodes, &host).await;
+    }
 }
 
 /// The content of a file that evidence must have.

@@ -96,7 +96,10 @@ impl Shared {
 
     /// Forgets the history up to now.
     async fn compact(&self) {
-        let revision = self.client.put("/compact", "", None).await.unwrap();
+        let mut revision = 0;
+        for _ in 0..3 {
+            revision = self.client.put("/compact", "", None).await.unwrap();
+        }
         self.etcd.ctl(&["compact", &revision.to_string()]);
     }
 }
@@ -625,16 +628,26 @@ async fn a_write_that_never_arrived_is_a_conflict_when_another_came_first() {
     ways.second.set(Mode::Frozen);
     let write = ways.client.replace(&ways.key, "ours", before, None);
     let interfere = async {
+        until("the first way is given up", SOON, || async {
+            match ways.second.taken() {
+                0 => Err("it is not".to_owned()),
+                _ => Ok(()),
+            }
+        })
+        .await;
         let theirs = done(client.replace(&ways.key, "theirs", before, None).await.unwrap());
-        // What was held back is sent now, too, and must not be made.
-        ways.first.set(Mode::Pass);
         ways.second.set(Mode::Pass);
         theirs
     };
-    // Frozen before the other writes, so it is sent first and arrives last.
     let (cas, theirs) = tokio::join!(write, interfere);
+    // What was sent first arrives last, and must not be made.
+    ways.first.set(Mode::Pass);
     let now = conflict(cas.unwrap()).expect("it exists");
     assert_eq!((now.value.as_slice(), now.mod_revision), (&b"theirs"[..], theirs));
+    ways.client
+        .put(&ways.shared.key("other"), "", None)
+        .await
+        .unwrap();
     assert_eq!(value(client, &ways.key).await.as_deref(), Some("theirs"));
 }
 
@@ -668,6 +681,21 @@ async fn a_write_that_nobody_answers_says_that_it_may_have_been_made() {
     proxy.set(Mode::Closed);
     let error = client.get(&shared.key("k")).await.unwrap_err();
     assert!(error.is_unavailable() && !error.is_denied(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_died_without_a_word_is_replaced_within_the_call() {
+    let shared = Shared::etcd("dead").await;
+    let proxy = Proxy::start(shared.etcd.address()).await;
+    let client = client_of(&[proxy.url()], |_| {});
+    let mut watch = client.watch(&shared.key("k"));
+    assert!(snapshot(&mut watch).await.is_empty());
+    let connections = proxy.taken();
+    proxy.forget_connections();
+    client.put(&shared.key("k"), "v", None).await.unwrap();
+    assert_eq!(proxy.taken(), connections + 1);
+    assert_eq!(changes(&mut watch).await, [put(&shared.key("k"), "v")]);
+    assert_eq!(proxy.taken(), connections + 1, "the watch takes the new one, too");
 }
 
 // --- Leases -------------------------------------------------------------------------------------------------------------
@@ -858,7 +886,7 @@ async fn a_watch_loses_nothing_when_its_next_is_dropped() {
             let event = tokio::select! {
                 biased;
                 event = watch.next() => event,
-                () = tokio::time::sleep(Duration::from_micros(fastrand::u64(..2000))) => {
+                () = tokio::task::yield_now() => {
                     dropped += 1;
                     continue;
                 }
@@ -928,9 +956,10 @@ async fn outages(watch: &mut Watch, mut is_over: impl FnMut(u32) -> bool) {
 
 /// The event that comes after the outages.
 async fn after_outages(watch: &mut Watch) -> WatchEvent {
+    let began = Instant::now();
     loop {
         match event(watch).await {
-            WatchEvent::Unavailable { .. } => {}
+            WatchEvent::Unavailable { error, .. } => assert!(began.elapsed() < SOON, "{}", chain(&error)),
             other => return other,
         }
     }
@@ -946,6 +975,8 @@ async fn a_watch_goes_on_after_an_outage_where_it_was() {
     });
     let mut watch = client.watch(&shared.prefix);
     assert!(snapshot(&mut watch).await.is_empty());
+    shared.client.put(&key, "0", None).await.unwrap();
+    assert_eq!(changes(&mut watch).await, [put(&key, "0")]);
     proxy.set(Mode::Closed);
     outages(&mut watch, |attempts| attempts == 3).await;
     for value in ["a", "b", "c"] {
@@ -1008,6 +1039,52 @@ async fn a_watch_begins_anew_when_the_history_is_gone() {
     }
     shared.client.put(&key, "c", None).await.unwrap();
     assert_eq!(changes(&mut watch).await, [put(&key, "c")]);
+}
+
+#[tokio::test]
+async fn a_watch_that_is_polled_too_late_begins_anew() {
+    let shared = Shared::alone("late").await;
+    let client = client_of(&[shared.etcd.url()], |config| {
+        config.timeout = Duration::from_secs(10)
+    });
+    let mut watch = client.watch(&shared.prefix);
+    assert!(snapshot(&mut watch).await.is_empty());
+    // Large ones fill the connection's windows, then as many as etcd keeps for a watch and more.
+    for number in 0..8 {
+        let large = vec![b'x'; 1 << 20];
+        shared
+            .client
+            .put(&shared.key(&format!("large-{number}")), large, None)
+            .await
+            .unwrap();
+    }
+    let mut writing = JoinSet::new();
+    for part in 0..8 {
+        let (client, key) = (client.clone(), shared.key(&format!("small-{part}")));
+        writing.spawn(async move {
+            for number in 0..160 {
+                client.put(&key, number.to_string(), None).await.unwrap();
+            }
+        });
+    }
+    writing.join_all().await;
+    shared.compact().await;
+    let mut told = 0;
+    let listing = loop {
+        match event(&mut watch).await {
+            WatchEvent::Changes(changes) => told += changes.len(),
+            WatchEvent::Snapshot(listing) => break listing,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(told >= 8, "{told}");
+    assert_eq!(listing.entries.len(), 16);
+    let late = listing
+        .entries
+        .iter()
+        .filter(|entry| entry.value == b"159")
+        .count();
+    assert_eq!(late, 8, "{listing:?}");
 }
 
 #[tokio::test]

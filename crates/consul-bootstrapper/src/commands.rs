@@ -2,6 +2,7 @@
 //! nodes do, by compare-and-swap; the nodes then act on it.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -80,7 +81,7 @@ pub enum CommandError {
     },
     /// Random bytes.
     #[error("cannot draw an ID for the new cluster")]
-    Random(#[source] crate::error::Error),
+    Random(#[source] Box<crate::error::Error>),
 }
 
 /// What commands work with.
@@ -139,13 +140,18 @@ impl Operator {
 
     /// See [`crate::args::Command::Recover`].
     ///
+    /// The cluster goes on under another ID. Should those that were called lost come back with their data, all the same, it
+    /// is the data of another cluster, and refused: two of them together would be a quorum by what they know.
+    ///
     /// # Errors
     /// When the cluster has a leader, this host has no data, or a server called lost has its data.
     pub async fn recover(&self, lost: &[DnsLabel]) -> Result<(), CommandError> {
         let view = self.view().await?;
         let record = self.record(&view)?;
         self.no_leader().await?;
-        if !self.files.data()?.is_server_of(&record.id) {
+        let data = self.files.data()?;
+        let cut_short = self.is_cut_short(&record, &data);
+        if !data.is_server_of(&record.id) && !cut_short {
             return refused(format!(
                 "this host ({}) has no data of the cluster's servers: run it on one that has, see the `nodes` of \
                  `consul-bootstrapper status`",
@@ -161,37 +167,64 @@ impl Operator {
         let Some(id) = self.files.consul_id() else {
             return refused("Consul's data here has no node-id: it never ran".to_owned());
         };
-        let peers = serde_json::json!([{
-            "id": id,
-            "address": std::net::SocketAddr::new(address, SERVER_PORT).to_string(),
-            "non_voter": false,
-        }]);
-        self.files.write_raft_peers(&format!("{peers:#}\n"))?;
-        let mine = Slot {
-            node: self.node.clone(),
-            address,
-            state: SlotState::Voter,
-        };
-        let edited = self
-            .edit(|now, view| {
-                for slot in now.slots.iter().filter(|slot| slot.node != self.node) {
-                    check_lost(now, view, lost, slot)?;
+        let mut cluster = record.id.clone();
+        if !cut_short {
+            let peers = serde_json::json!([{
+                "id": id,
+                "address": std::net::SocketAddr::new(address, SERVER_PORT).to_string(),
+                "non_voter": false,
+            }]);
+            self.files.write_raft_peers(&format!("{peers:#}\n"))?;
+            cluster = match self.give_up(&record.id, lost, address).await {
+                Ok(record) => record.id,
+                Err(error) => {
+                    self.files.remove_raft_peers()?;
+                    return Err(error);
                 }
-                let mut next = now.clone();
-                next.slots = vec![mine.clone()];
-                next.restart = now.restart.saturating_add(1);
-                Ok(next)
-            })
-            .await;
-        if let Err(error) = edited {
-            self.files.remove_raft_peers()?;
-            return Err(error);
+            };
         }
+        // Last, for the record decides: until the data is marked nothing here acts on it, and to recover once more ends it.
+        self.files.mark_data(&Data::Member { cluster, server: true })?;
         say(&format!("{} goes on alone with its data; its Consul restarts now", self.node));
         self.wait_for(RECOVERY, "a leader", &self.node, async || self.led().await)
             .await?;
         say("Consul has a leader again; other hosts take the free server slots by themselves");
         Ok(())
+    }
+
+    /// Whether an earlier recovery on this host has changed the record, and got no further.
+    fn is_cut_short(&self, record: &ClusterRecord, data: &Data) -> bool {
+        let alone = matches!(record.slots.as_slice(), [slot] if slot.node == self.node && slot.state == SlotState::Voter);
+        let other = matches!(data, Data::Member { cluster, server: true } if *cluster != record.id);
+        alone && other && self.files.has_raft_peers()
+    }
+
+    /// Makes the record that of a cluster with this node as its only server.
+    async fn give_up(
+        &self,
+        cluster: &ClusterId,
+        lost: &[DnsLabel],
+        address: IpAddr,
+    ) -> Result<ClusterRecord, CommandError> {
+        let id = ClusterId::from_random(random().map_err(|error| CommandError::Random(Box::new(error)))?);
+        self.edit(|now, view| {
+            if now.id != *cluster {
+                return refused("somebody else has recovered the cluster in this moment: see `status`".to_owned());
+            }
+            for slot in now.slots.iter().filter(|slot| slot.node != self.node) {
+                check_lost(now, view, lost, slot)?;
+            }
+            let mut next = now.clone();
+            next.id = id.clone();
+            next.slots = vec![Slot {
+                node: self.node.clone(),
+                address,
+                state: SlotState::Voter,
+            }];
+            next.restart = now.restart.saturating_add(1);
+            Ok(next)
+        })
+        .await
     }
 
     /// See [`crate::args::Command::Recover`].
@@ -200,7 +233,7 @@ impl Operator {
     /// When a node has data of the cluster.
     pub async fn new_cluster(&self) -> Result<(), CommandError> {
         self.no_leader().await?;
-        let id = ClusterId::from_random(random().map_err(CommandError::Random)?);
+        let id = ClusterId::from_random(random().map_err(|error| CommandError::Random(Box::new(error)))?);
         let own = self.files.data()?;
         let made = self
             .edit(|now, view| {

@@ -72,6 +72,14 @@ pub fn permit_token(plan: &AgentPlan) -> String {
     format!("{cluster} {node} {address} {role} restart={restart} settings={settings}\n")
 }
 
+/// The name of the meta data by which a Consul tells the permit that it runs by.
+pub const PERMIT_META: &str = "colossus-permit";
+
+/// What a Consul that runs by the permit `token` tells of it.
+pub fn permit_digest(token: &str) -> String {
+    digest(token)
+}
+
 fn digest(text: &str) -> String {
     let hash = Sha256::digest(text.as_bytes());
     hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
@@ -89,6 +97,8 @@ pub fn render(plan: &AgentPlan, settings: &Settings, secrets: &Secrets) -> Strin
     set("node_name", json!(plan.node));
     set("datacenter", json!(settings.datacenter));
     set("data_dir", json!(settings.data_dir));
+    // Consul stops a moment after its permit has changed: until then the one that answers is the one before.
+    set("node_meta", json!({ (PERMIT_META): permit_digest(&permit_token(plan)) }));
     set("server", json!(server));
     set("bind_addr", json!(plan.address));
     set("advertise_addr", json!(plan.address));
@@ -100,16 +110,16 @@ pub fn render(plan: &AgentPlan, settings: &Settings, secrets: &Secrets) -> Strin
     set("disable_update_check", json!(true));
     set("performance", json!({ "raft_multiplier": 1 }));
     set("encrypt", json!(secrets.gossip.expose()));
-    let mut ports = json!({ "serf_wan": -1, "grpc": -1 });
+    let mut ports = Map::from_iter([("serf_wan".to_owned(), json!(-1)), ("grpc".to_owned(), json!(-1))]);
     if let Some(dns) = &settings.dns {
         let addresses: Vec<String> = dns.addresses.iter().map(ToString::to_string).collect();
         set("addresses", json!({ "dns": addresses.join(" ") }));
-        ports["dns"] = json!(dns.port);
+        ports.insert("dns".to_owned(), json!(dns.port));
         if !dns.recursors.is_empty() {
             set("recursors", json!(dns.recursors));
         }
     }
-    set("ports", ports);
+    set("ports", Value::Object(ports));
     if !plan.join.is_empty() {
         set("retry_join", json!(plan.join));
         set("retry_interval", json!("1s"));
@@ -131,10 +141,14 @@ pub fn render(plan: &AgentPlan, settings: &Settings, secrets: &Secrets) -> Strin
         set("verify_server_hostname", json!(true));
     }
     if let Some(acl) = secrets.acl.as_ref().filter(|_| settings.acl) {
-        let mut tokens = json!({ "agent": acl.agent.expose(), "default": acl.reader.expose() });
+        let mut tokens = vec![("agent", &acl.agent), ("default", &acl.reader)];
         if server {
-            tokens["master"] = json!(acl.management.expose());
+            tokens.push(("master", &acl.management));
         }
+        let tokens: Map<_, _> = tokens
+            .into_iter()
+            .map(|(name, token)| (name.to_owned(), json!(token.expose())))
+            .collect();
         set(
             "acl",
             json!({
@@ -222,6 +236,13 @@ mod tests {
         let client = rendered(&plan(Mode::Client, &[]), &with_acl);
         assert!(client["acl"]["tokens"]["master"].is_null() && client["acl"]["tokens"]["agent"].is_string());
         assert!(rendered(&plan(Mode::Client, &[]), &settings())["acl"].is_null());
+    }
+
+    #[test]
+    fn consul_tells_by_which_permit_it_runs() {
+        let plan = plan(Mode::Client, &["10.0.0.2"]);
+        let config = rendered(&plan, &settings());
+        assert_eq!(config["node_meta"][PERMIT_META], permit_digest(&permit_token(&plan)));
     }
 
     #[test]

@@ -2,14 +2,23 @@
 
 use consul::{AgentMember, Client, MemberStatus, RaftServer};
 
+use crate::config::{PERMIT_META, permit_digest};
 use crate::observed::{ConsulState, ConsulView, Member, Peer};
 
 /// Asks the local agent. One that does not answer is down; what it cannot say without a leader is empty.
-pub async fn observe(client: &Client) -> ConsulView {
+///
+/// One that still runs by another permit than `permit` is as good as down: it ends in a moment.
+pub async fn observe(client: &Client, permit: Option<&str>) -> ConsulView {
     let (agent, members, leader) = tokio::join!(client.agent_self(), client.agent_members(false), client.leader());
     let (Ok(agent), Ok(members)) = (agent, members) else {
         return ConsulView::Down;
     };
+    let runs_by = agent.meta.get(PERMIT_META);
+    if let (Some(runs_by), Some(permit)) = (runs_by, permit)
+        && *runs_by != permit_digest(permit)
+    {
+        return ConsulView::Down;
+    }
     let mut state = ConsulState {
         led: false,
         leads: false,

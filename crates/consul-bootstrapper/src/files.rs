@@ -243,6 +243,11 @@ impl Files {
         write(&self.raft_dir().join("peers.json"), peers.as_bytes())
     }
 
+    /// Whether it was told, and has not started since: it removes the file.
+    pub fn has_raft_peers(&self) -> bool {
+        self.raft_dir().join("peers.json").exists()
+    }
+
     /// Takes that back.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 
 pub mod acl;
 pub mod args;
+pub mod clients;
 pub mod cluster_view;
 pub mod commands;
 pub mod config;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::clients::Clients;
 use crate::cluster_view::ClusterView;
 use crate::config::{Settings, TlsFiles, permit_token, render};
 use crate::consul_view;
@@ -64,13 +65,13 @@ pub struct Report {
 /// What is known, for `/status`.
 #[derive(Clone, Debug, Serialize)]
 pub struct View {
+    /// The summary for machines. First, so that a field of a standing cannot take the place of one of these.
+    #[serde(flatten)]
+    pub standing: Standing,
     /// This node.
     pub node: DnsLabel,
     /// In one sentence.
     pub summary: String,
-    /// The same for machines.
-    #[serde(flatten)]
-    pub standing: Standing,
     /// What is agreed on.
     pub record: Option<ClusterRecord>,
     /// Who lives.
@@ -137,9 +138,7 @@ pub struct Parts {
     /// etcd.
     pub etcd: etcd::Client,
     /// The local Consul.
-    pub consul: consul::Client,
-    /// The same with a deadline long enough to leave.
-    pub consul_slow: consul::Client,
+    pub consul: Clients,
     /// etcd's keys.
     pub keys: Keys,
     /// Files.
@@ -225,7 +224,8 @@ impl Bootstrapper {
 
     async fn observe(&mut self, make_known: bool) -> Result<Observed, Error> {
         let local = self.local().await?;
-        let consul = consul_view::observe(&self.parts.consul).await;
+        let permit = local.written.as_ref().filter(|_| local.permitted).map(permit_token);
+        let consul = consul_view::observe(&self.parts.consul.quick, permit.as_deref()).await;
         let etcd = self.observe_etcd(&local.data, make_known).await;
         let contested = self.registration.refused().cloned();
         let (etcd, contested) = match etcd {
@@ -499,6 +499,7 @@ impl Bootstrapper {
             Ok(())
         })
         .await?;
+        self.parts.consul.take_token().map_err(Error::Acl)?;
         Ok(secrets)
     }
 
@@ -562,7 +563,7 @@ impl Bootstrapper {
         let mut failed = None;
         let mut joined = false;
         for address in addresses {
-            match self.parts.consul.join(&address.to_string(), false).await {
+            match self.parts.consul.quick.join(&address.to_string(), false).await {
                 Ok(()) => joined = true,
                 Err(error) => failed = Some(error),
             }
@@ -584,6 +585,7 @@ impl Bootstrapper {
         let removed = self
             .parts
             .consul
+            .quick
             .raft_remove_peer(consul::RaftPeer::Id(&peer.id))
             .await;
         removed.map(drop).map_err(|source| Error::RemovePeer {
@@ -594,12 +596,19 @@ impl Bootstrapper {
 
     async fn leave(&self) -> Result<(), Error> {
         info!("leaving Consul's cluster: this node was decommissioned");
-        let answers = self.parts.consul.agent_self().await.is_ok();
+        let answers = self.parts.consul.quick.agent_self().await.is_ok();
         if answers {
-            self.parts.consul_slow.leave().await.map_err(Error::Leave)?;
+            self.parts.consul.slow.leave().await.map_err(Error::Leave)?;
         }
         let files = self.parts.files.clone();
-        blocking(move || Ok(files.withdraw_permit()?)).await
+        blocking(move || {
+            // Before the permit goes: without this mark nobody could tell whether raft still needs the data.
+            if answers && let Data::Member { cluster, server: true } = files.data()? {
+                files.mark_data(&Data::Member { cluster, server: false })?;
+            }
+            Ok(files.withdraw_permit()?)
+        })
+        .await
     }
 
     /// What a settled node still looks after.
@@ -608,16 +617,17 @@ impl Bootstrapper {
         let leads = seen.consul.led().is_some_and(|consul| consul.leads);
         if !leads {
             self.tokens_done = false;
-        } else if self.parts.settings.acl && !self.tokens_done {
-            if let Some(acl) = self.secrets().await?.acl {
-                changes += acl::ensure(&self.parts.consul, &acl).await?;
-                self.tokens_done = true;
-            }
+        } else if self.parts.settings.acl
+            && !self.tokens_done
+            && let Some(acl) = self.secrets().await?.acl
+        {
+            changes += acl::ensure(&self.parts.consul.quick, &acl).await?;
+            self.tokens_done = true;
         }
         if let Some(plan) = &seen.local.written
             && self.prepare_tls(plan).await?
         {
-            self.parts.consul.reload().await.map_err(Error::Reload)?;
+            self.parts.consul.quick.reload().await.map_err(Error::Reload)?;
             changes += 1;
         }
         Ok(changes)

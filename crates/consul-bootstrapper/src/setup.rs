@@ -1,7 +1,7 @@
 //! From the command line to what the service works with. Nothing is bound or changed here.
 
 use std::net::{IpAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use contract::DnsLabel;
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::args::{Args, TlsMode};
+use crate::clients::Clients;
 use crate::commands::Operator;
 use crate::config::{Dns, Settings, TlsFiles};
 use crate::error::Error;
@@ -22,9 +23,6 @@ use crate::observed::Me;
 use crate::reconciler::{Identity, Parts, TlsSource};
 use crate::role::by_fleet;
 use crate::secrets::random;
-
-/// Leaving takes a server several seconds (Consul: `leave_drain_time`, and the time to tell everybody).
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the command line says, checked.
 #[derive(Debug)]
@@ -43,6 +41,8 @@ pub struct Setup {
     pub etcd: etcd::Client,
     /// How to reach Consul.
     pub consul: consul::Config,
+    /// File with the token for it, made by ourselves.
+    pub consul_token: Option<PathBuf>,
     /// etcd's keys.
     pub keys: Keys,
     /// Files.
@@ -85,10 +85,7 @@ impl Setup {
         }
         let files = Files::new(args.state_dir.clone(), args.run_dir.clone());
         let (tls, tls_files) = tls_source(args, &files)?;
-        let mut consul = args.consul.config();
-        if args.acl && args.consul.auth.consul_token_file.is_none() {
-            consul.token = consul::TokenSource::File(files.token("management"));
-        }
+        let own_token = args.acl && args.consul.auth.consul_token_file.is_none();
         let settings = Settings {
             datacenter: args.datacenter.to_string(),
             data_dir: files.data_dir(),
@@ -125,7 +122,8 @@ impl Setup {
             replace_after: args.replace_after,
             presence_ttl: ttl,
             etcd: etcd::Client::new(args.etcd.config().map_err(RunError::config)?).map_err(RunError::config)?,
-            consul,
+            consul: args.consul.config(),
+            consul_token: own_token.then(|| files.token("management")),
             keys: Keys::new(&args.cluster),
             files,
             known,
@@ -142,10 +140,6 @@ impl Setup {
         metrics: Metrics,
         settled: Gate,
     ) -> Result<Parts, RunError> {
-        let slow = consul::Config {
-            timeout: LEAVE_TIMEOUT,
-            ..self.consul.clone()
-        };
         Ok(Parts {
             identity: self.identity,
             settings: self.settings,
@@ -153,8 +147,7 @@ impl Setup {
             replace_after: self.replace_after,
             presence_ttl: self.presence_ttl,
             etcd: self.etcd,
-            consul: consul::Client::new(self.consul).map_err(RunError::config)?,
-            consul_slow: consul::Client::new(slow).map_err(RunError::config)?,
+            consul: Clients::new(self.consul, self.consul_token).map_err(RunError::config)?,
             keys: self.keys,
             files: self.files,
             known: self.known,
@@ -172,7 +165,9 @@ impl Setup {
         Ok(Operator {
             node: self.identity.me.node,
             etcd: self.etcd,
-            consul: consul::Client::new(self.consul).map_err(RunError::config)?,
+            consul: Clients::new(self.consul, self.consul_token)
+                .map_err(RunError::config)?
+                .quick,
             keys: self.keys,
             files: self.files,
         })

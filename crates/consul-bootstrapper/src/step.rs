@@ -166,7 +166,8 @@ pub enum Step {
     Join(BTreeSet<IpAddr>),
     /// Take the server of nobody's slot out of raft.
     RemovePeer(Peer),
-    /// Leave Consul's cluster, and raft with it, then keep Consul from starting until it is configured anew.
+    /// Leave Consul's cluster, and raft with it; from then on the data is no server's ([`Data::Member`]), and Consul is kept
+    /// from starting until it is configured anew.
     Leave,
     /// Take part in nothing.
     Refuse(Refusal),
@@ -351,12 +352,8 @@ fn hold_first_slot(seen: &Observed, record: &ClusterRecord) -> Option<Step> {
         Some(_) if client => Some(free(record, &me.node)),
         Some(slot) => (slot.address != me.address).then(|| moved(me, record, slot)),
         None if client => None,
-        None if !record.is_full() => Some(Step::Update(record.with_slot(joining(me)), Change::Claim)),
-        None => {
-            let from = long_absent(seen, record)?;
-            let next = record.without_slot(&from).with_slot(joining(me));
-            Some(Step::Update(next, Change::TakeOver { from }))
-        }
+        None if record.is_full() => take_over(seen, record),
+        None => claim(me, record).or_else(|| take_over(seen, record)),
     }
 }
 
@@ -437,21 +434,39 @@ fn want_slot(seen: &Observed, record: &ClusterRecord) -> Option<Step> {
     if me.role == Role::Client {
         return None;
     }
-    let claim = || Some(Step::Update(record.with_slot(joining(me)), Change::Claim));
     // etcd was wiped, and the record does not list all of the servers that there are.
     if seen.local.data.is_server_of(&record.id) && !record.is_full() && !seen.local.permitted {
-        return claim();
+        return claim(me, record);
     }
     let consul = seen.consul.led()?;
     if consul.server && is_peer(consul, &me.node) && !record.is_full() {
-        return claim();
+        return claim(me, record);
     }
-    if let Some(from) = long_absent(seen, record) {
-        let next = record.without_slot(&from).with_slot(joining(me));
-        return Some(Step::Update(next, Change::TakeOver { from }));
-    }
-    let room = !record.is_full() && consul.peers.len() < usize::from(record.servers);
-    if room && record.all_voting_except(&me.node) { claim() } else { None }
+    take_over(seen, record).or_else(|| {
+        let room = !record.is_full() && consul.peers.len() < usize::from(record.servers);
+        let alone = record.all_voting_except(&me.node);
+        (room && alone).then(|| claim(me, record)).flatten()
+    })
+}
+
+fn claim(me: &Me, record: &ClusterRecord) -> Option<Step> {
+    // Where this node is, another was said to be: that one says first where it has gone, or is replaced.
+    let taken = record.slots.iter().any(|slot| slot.address == me.address);
+    (!taken).then(|| Step::Update(record.with_slot(joining(me)), Change::Claim))
+}
+
+/// Takes the slot of a holder that has been away for long enough.
+fn take_over(seen: &Observed, record: &ClusterRecord) -> Option<Step> {
+    let etcd = seen.etcd.as_ref().ok()?;
+    let mut replaceable = record.slots.iter().filter(|slot| {
+        // Before the first leader nobody votes, and nothing can be lost.
+        is_long_absent(seen, etcd, slot) && (!record.bootstrapped || nobody_joins_but(seen, etcd, record, &slot.node))
+    });
+    let here = record.slots.iter().find(|slot| slot.address == seen.me.address);
+    let holder = replaceable.find(|slot| here.is_none_or(|here| here.node == slot.node))?;
+    let from = holder.node.clone();
+    let next = record.without_slot(&from).with_slot(joining(&seen.me));
+    Some(Step::Update(next, Change::TakeOver { from }))
 }
 
 /// A node that holds no slot is a client, unless the cluster needs the server that it still is.
@@ -496,19 +511,6 @@ fn has_data(etcd: &EtcdView, record: &ClusterRecord, node: &DnsLabel) -> bool {
     etcd.nodes.get(node).is_some_and(|node| node.data.is_server_of(&record.id))
 }
 
-/// The holder whose slot may be taken because it has been away for long enough.
-fn long_absent(seen: &Observed, record: &ClusterRecord) -> Option<DnsLabel> {
-    let etcd = seen.etcd.as_ref().ok()?;
-    let replaceable = |slot: &&Slot| {
-        // Before the first leader nobody votes, and nothing can be lost.
-        is_long_absent(seen, etcd, slot) && (!record.bootstrapped || nobody_joins_but(seen, etcd, record, &slot.node))
-    };
-    let holders = record.slots.iter().filter(replaceable);
-    // Whose address this node has got goes first: its slot could not stay beside this node's.
-    let holder = holders.min_by_key(|slot| slot.address != seen.me.address)?;
-    Some(holder.node.clone())
-}
-
 /// Whether the holder of a slot has been away for long enough, by etcd and by Consul.
 fn is_long_absent(seen: &Observed, etcd: &EtcdView, slot: &Slot) -> bool {
     etcd.absent.get(&slot.node).is_some_and(|away| *away >= seen.replace_after)
@@ -538,6 +540,7 @@ fn care(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord, consul: &Consu
             && !etcd.nodes.contains_key(&slot.node)
             && !alive_in_gossip(&seen.consul, &slot.node)
             && nobody_joins_but(seen, etcd, record, &slot.node)
+            && bears_loss_of(consul, &slot.node)
     });
     if let Some(slot) = gone {
         return Some(free(record, &slot.node));
@@ -545,7 +548,7 @@ fn care(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord, consul: &Consu
     // The leader's node; and one more, since that one may not know that a slot has changed hands.
     let first = record.slots.iter().find(|slot| etcd.nodes.contains_key(&slot.node));
     if (consul.leads || first.is_some_and(|slot| slot.node == me.node))
-        && let Some(peer) = consul.peers.iter().find(|peer| !is_of_a_slot(peer, record, consul) && !is_alive(consul, peer))
+        && let Some(peer) = consul.peers.iter().find(|peer| is_retired(peer, record, consul))
     {
         return Some(Step::RemovePeer(peer.clone()));
     }
@@ -569,6 +572,12 @@ fn is_of_a_slot(peer: &Peer, record: &ClusterRecord, consul: &ConsulState) -> bo
         .slots
         .iter()
         .any(|slot| slot.address == peer.address || peer_of(consul, &slot.node) == Some(peer))
+}
+
+/// Whether a raft peer is the server of nobody's slot, and dead.
+fn is_retired(peer: &Peer, record: &ClusterRecord, consul: &ConsulState) -> bool {
+    // Gossip may be behind raft: who seems dead may be the one whose vote has just made the leader.
+    !is_of_a_slot(peer, record, consul) && !is_alive(consul, peer) && bears_removal_of(consul, Some(peer))
 }
 
 /// Lets Consul run as `mode`, restarts it in turn, and says how things stand.
@@ -631,25 +640,25 @@ fn without_leader(seen: &Observed, record: &ClusterRecord) -> Step {
         .iter()
         .filter(|node| record.slot(node).is_some_and(|slot| slot.state == SlotState::Voter));
     let too_few = !lost.is_empty() && voters.count() < record.quorum() && seen.leaderless >= LEADERLESS;
-    // Raft may wait for voters that no slot speaks of any more: then only time tells.
-    if record.bootstrapped && (too_few || seen.leaderless >= LOST) {
+    if record.bootstrapped && too_few {
         return Step::Rest(State::QuorumLost { alive, lost });
     }
     let unknown = unknown_servers(seen, etcd, record);
-    if unknown.is_empty() {
-        Step::Rest(State::AwaitsLeader)
-    } else {
-        Step::Join(unknown)
+    if !unknown.is_empty() {
+        return Step::Join(unknown);
     }
+    // Raft may wait for voters that no slot speaks of any more: then only time tells.
+    if record.bootstrapped && seen.leaderless >= LOST {
+        return Step::Rest(State::QuorumLost { alive, lost });
+    }
+    Step::Rest(State::AwaitsLeader)
 }
 
-/// An operator has decommissioned this node: it gives up its slot, then its place among the servers and members, then its
-/// data.
+/// An operator has decommissioned this node: it gives up its slot, then its place among the members, with its data.
 ///
 /// Until the cluster can do without it, it goes on, also after a restart of its host.
 fn leave(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Step {
     let me = &seen.me;
-    let data = seen.local.data.is_server_of(&record.id);
     let (reason, step) = if record.slot(&me.node).is_some() {
         let Some(reason) = holds_up(seen, record) else {
             return free(record, &me.node);
@@ -660,15 +669,10 @@ fn leave(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Step {
             form(seen, etcd, record)
         };
         (reason, step)
-    } else if let Some(reason) = needed(seen, etcd, record) {
+    } else if let Some(reason) = needed(seen, record) {
         (reason, without_slot(seen, etcd, record))
-    } else if seen.local.permitted && seen.consul.led().is_none_or(|consul| !data || is_peer(consul, &me.node)) {
+    } else if seen.local.permitted {
         return Step::Leave;
-    } else if data {
-        return Step::MarkData(Data::Member {
-            cluster: record.id.clone(),
-            server: false,
-        });
     } else {
         return Step::Rest(State::Left);
     };
@@ -705,25 +709,27 @@ fn holds_up(seen: &Observed, record: &ClusterRecord) -> Option<&'static str> {
     (!bears_loss_of(consul, &seen.me.node)).then_some(TOO_FEW)
 }
 
-/// Why this node, whose slot is free already, may not go, or its data be given up.
-fn needed(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Option<&'static str> {
+/// Why this node, whose slot is free already, may not go yet. Data of a server may be that of a voter, as long as no
+/// leader says otherwise.
+fn needed(seen: &Observed, record: &ClusterRecord) -> Option<&'static str> {
     let data = seen.local.data.is_server_of(&record.id);
     match seen.consul.led() {
         Some(consul) => {
             let serves = data || is_peer(consul, &seen.me.node);
             (serves && !bears_loss_of(consul, &seen.me.node)).then_some(TOO_FEW)
         }
-        None => {
-            let unsure = seen.local.permitted || holders_with_data(etcd, record) < record.quorum();
-            (data && unsure).then_some(NO_LEADER)
-        }
+        None => data.then_some(NO_LEADER),
     }
 }
 
 /// Whether the cluster keeps its leader without the server of `node`.
 fn bears_loss_of(consul: &ConsulState, node: &DnsLabel) -> bool {
-    let own = peer_of(consul, node);
-    let others = consul.peers.iter().filter(|peer| peer.voter && own != Some(*peer));
+    bears_removal_of(consul, peer_of(consul, node))
+}
+
+/// Whether most voters but `gone` are alive.
+fn bears_removal_of(consul: &ConsulState, gone: Option<&Peer>) -> bool {
+    let others = consul.peers.iter().filter(|peer| peer.voter && gone != Some(*peer));
     let alive = others.clone().filter(|peer| is_alive(consul, peer)).count();
     alive * 2 > others.count()
 }

@@ -121,10 +121,8 @@ impl LeaseKeeper {
             }
             sleep_until(self.next.min(until)).await;
             let sent = Instant::now();
-            let answer = timeout_at(until, self.client.lease_keep_alive_once(self.id)).await;
-            match answer {
-                // Asked too late, or answered too late to know whether it still lived in between.
-                _ if sent >= until => self.lost(),
+            // Asked too late, or answered too late, is lost: it may have ended and nobody would know.
+            match timeout_at(until, self.client.lease_keep_alive_once(self.id)).await {
                 Ok(Ok(Some(ttl))) => self.renewed(sent, ttl),
                 Ok(Ok(None)) | Err(_) => self.lost(),
                 Ok(Err(_)) => {

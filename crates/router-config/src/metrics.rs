@@ -97,7 +97,7 @@ impl Metrics {
         ));
         self.servers.set(count(table.servers()));
         self.conflicts.set(count(table.conflicts.len()));
-        self.node_routes.set(count(table.node_routes.len()));
+        self.node_routes.set(count(table.node_routes()));
         self.rejected_nodes.set(count(table.rejected_nodes.len()));
     }
 

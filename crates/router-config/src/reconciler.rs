@@ -1,10 +1,11 @@
 //! The loop's body: read the directory and HAProxy, plan, apply.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::{Activation, Gate, Outcome, Reconcile, error_chain};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
@@ -48,8 +49,12 @@ pub struct Routing {
     /// The generation of the configuration that should run.
     pub generation: Option<Generation>,
     /// The table.
-    #[serde(flatten)]
-    pub table: RoutingTable,
+    #[serde(flatten, serialize_with = "shared")]
+    pub table: Arc<RoutingTable>,
+}
+
+fn shared<S: Serializer>(table: &Arc<RoutingTable>, serializer: S) -> Result<S::Ok, S::Error> {
+    RoutingTable::serialize(table, serializer)
 }
 
 /// Keeps HAProxy routing as the directory says.
@@ -62,7 +67,7 @@ pub struct RouterReconciler {
     synced: Gate,
     routing: watch::Sender<Routing>,
     /// What this process applied last.
-    applied: Option<RoutingTable>,
+    applied: Option<Arc<RoutingTable>>,
     /// The last reload, if it failed.
     failed_reload: Option<FailedReload>,
     /// What was written to be known by the next process.
@@ -94,7 +99,7 @@ pub struct Parts {
 /// What a run found out before it changes anything.
 struct Observed {
     view: View,
-    table: RoutingTable,
+    table: Arc<RoutingTable>,
     wanted: Rendered,
     plan: Plan,
     /// The file that HAProxy would start from now.
@@ -146,14 +151,20 @@ impl RouterReconciler {
         let Some(view) = self.directory.view(Instant::now()) else {
             return Ok(None);
         };
-        let table = routing_table(&view.services, &self.settings.naming);
+        let table = self.shared(routing_table(&view.services, &self.settings.naming));
         let wanted = render(&table, &self.settings);
         let (running, away) = match self.master.running_generation().await {
             Ok(generation) => (Running::Generation(generation), None),
             Err(error) => (Running::Away, Some(error)),
         };
         let file = self.files.config().await;
-        let plan = plan(&table, &wanted, &running, file.as_deref(), self.applied.as_ref());
+        let plan = plan(
+            &table,
+            &wanted,
+            &running,
+            file.as_deref(),
+            self.applied.as_deref(),
+        );
         self.publish(&table, &wanted.generation);
         Ok(Some(Observed {
             view,
@@ -165,10 +176,16 @@ impl RouterReconciler {
         }))
     }
 
-    fn publish(&self, table: &RoutingTable, generation: &Generation) {
+    /// With many services a table takes megabytes: one that is the same as the last one is not kept twice.
+    fn shared(&self, table: RoutingTable) -> Arc<RoutingTable> {
+        let last = Arc::clone(&self.routing.borrow().table);
+        if *last == table { last } else { Arc::new(table) }
+    }
+
+    fn publish(&self, table: &Arc<RoutingTable>, generation: &Generation) {
         self.metrics.show_routing(table);
         self.routing.send_if_modified(|routing| {
-            if routing.generation.as_ref() == Some(generation) && routing.table == *table {
+            if routing.generation.as_ref() == Some(generation) && Arc::ptr_eq(&routing.table, table) {
                 return false;
             }
             for Conflict { service, reason } in table.conflicts.difference(&routing.table.conflicts) {
@@ -181,7 +198,7 @@ impl RouterReconciler {
             }
             *routing = Routing {
                 generation: Some(generation.clone()),
-                table: table.clone(),
+                table: Arc::clone(table),
             };
             true
         });

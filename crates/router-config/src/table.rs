@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use contract::{DnsLabel, DomainName, HostName, RouteSpec, ServiceName, node_label};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use crate::instance::{Health, InstanceKey, ServiceInstance};
 
 /// The name of a server within its backend: safe in HAProxy's configuration and on its command line, stable for
 /// an instance, and telling to people.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct ServerName(String);
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServerName(Arc<str>);
 
 impl ServerName {
     /// The most of an ID that is shown. Long enough for `host:container:port`.
@@ -35,7 +36,7 @@ impl ServerName {
         hasher.update(key.node.len().to_le_bytes());
         hasher.update(&key.node);
         hasher.update(&key.id);
-        Self(format!("{shown}-{}", short_hex(&hasher.finalize())))
+        Self(format!("{shown}-{}", short_hex(&hasher.finalize())).into())
     }
 
     /// As text.
@@ -47,6 +48,12 @@ impl ServerName {
 impl fmt::Display for ServerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl Serialize for ServerName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 
@@ -62,21 +69,12 @@ pub struct Route {
     pub service: ServiceName,
     /// Where requests go; empty when nothing is healthy, which is answered with 503.
     pub servers: BTreeMap<ServerName, SocketAddr>,
+    /// Which of them are on one node, by the host name that answers from there only. All else under such a name needs no
+    /// route: it is answered with 503 when the service is known.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<HostName, Vec<ServerName>>,
     /// Instances that get no requests, and why.
     pub out: Vec<(InstanceKey, Health)>,
-}
-
-/// The instances of one service on one node, under a host name of their own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct NodeRoute {
-    /// Name of the service in Consul.
-    pub service: ServiceName,
-    /// Name of the node in Consul.
-    pub node: String,
-    /// The route of the whole service. It has these servers, too.
-    pub part_of: HostName,
-    /// Where requests go; never empty.
-    pub servers: BTreeMap<ServerName, SocketAddr>,
 }
 
 /// A service that gets no route, or not all that it would have, and why.
@@ -93,9 +91,6 @@ pub struct Conflict {
 pub struct RoutingTable {
     /// By host name.
     pub routes: BTreeMap<HostName, Route>,
-    /// The routes to single nodes, by host name: of each service to each node where an instance of it is healthy. All
-    /// else under such a name needs no route: it is answered with 503 when the service is known.
-    pub node_routes: BTreeMap<HostName, NodeRoute>,
     /// Services that are left out.
     pub conflicts: BTreeSet<Conflict>,
     /// Nodes to which there are no routes, and why.
@@ -103,6 +98,11 @@ pub struct RoutingTable {
 }
 
 impl RoutingTable {
+    /// Number of host names that answer from one node only.
+    pub fn node_routes(&self) -> usize {
+        self.routes.values().map(|route| route.nodes.len()).sum()
+    }
+
     /// Number of instances that get requests.
     pub fn servers(&self) -> usize {
         self.routes.values().map(|route| route.servers.len()).sum()
@@ -170,25 +170,16 @@ fn add_node_routes(
 ) {
     let (nodes, rejected) = node_labels(services);
     table.rejected_nodes = rejected;
-    for (host, route) in &table.routes {
-        for instance in services.get(route.service.as_str()).into_iter().flatten() {
+    for route in table.routes.values_mut() {
+        let instances = services.get(route.service.as_str()).into_iter().flatten();
+        for instance in instances.filter(|instance| instance.health == Health::Healthy) {
             let Some(node) = nodes.get(instance.key.node.as_str()) else {
                 continue;
             };
-            if instance.health != Health::Healthy {
-                continue;
-            }
             match RouteSpec::on_node(&route.service, node, &naming.domain) {
                 Ok(spec) => {
-                    let on_node = table.node_routes.entry(spec.host).or_insert_with(|| NodeRoute {
-                        service: route.service.clone(),
-                        node: instance.key.node.clone(),
-                        part_of: host.clone(),
-                        servers: BTreeMap::new(),
-                    });
-                    on_node
-                        .servers
-                        .insert(ServerName::of(&instance.key), instance.endpoint());
+                    let servers = route.nodes.entry(spec.host).or_default();
+                    servers.push(ServerName::of(&instance.key));
                 }
                 Err(error) => {
                     table.conflicts.insert(Conflict {
@@ -197,6 +188,9 @@ fn add_node_routes(
                     });
                 }
             }
+        }
+        for servers in route.nodes.values_mut() {
+            servers.sort();
         }
     }
 }
@@ -231,6 +225,7 @@ fn route(service: &ServiceName, instances: &[ServiceInstance]) -> Route {
     let mut route = Route {
         service: service.clone(),
         servers: BTreeMap::new(),
+        nodes: BTreeMap::new(),
         out: Vec::new(),
     };
     for instance in instances {
@@ -345,13 +340,18 @@ mod tests {
         );
     }
 
-    /// `host: node of part_of: servers` of each route to a node.
+    /// `host: servers` of each route to a node.
     fn node_routes(table: &RoutingTable) -> Vec<String> {
-        let shown = |(host, route): (&HostName, &NodeRoute)| {
-            let ids: Vec<&str> = route.servers.keys().map(|server| &server.as_str()[..1]).collect();
-            format!("{host}: {} of {}: {}", route.node, route.part_of, ids.join(" "))
+        let shown = |(host, servers): (&HostName, &Vec<ServerName>)| {
+            let ids: Vec<&str> = servers.iter().map(|server| &server.as_str()[..1]).collect();
+            format!("{host}: {}", ids.join(" "))
         };
-        table.node_routes.iter().map(shown).collect()
+        table
+            .routes
+            .values()
+            .flat_map(|route| &route.nodes)
+            .map(shown)
+            .collect()
     }
 
     #[test]
@@ -371,10 +371,7 @@ mod tests {
         ]);
         assert_eq!(
             node_routes(&table),
-            [
-                "web.n1.cluster.local: n1 of web.cluster.local: a b",
-                "web.n2.cluster.local: N2 of web.cluster.local: a",
-            ]
+            ["web.n1.cluster.local: a b", "web.n2.cluster.local: a",]
         );
         assert_eq!(table.rejected_nodes, BTreeMap::new());
     }
@@ -389,10 +386,7 @@ mod tests {
                 instance("n2", "c", Health::Healthy),
             ],
         )]);
-        assert_eq!(
-            node_routes(&table),
-            ["web.n2.cluster.local: n2 of web.cluster.local: c"]
-        );
+        assert_eq!(node_routes(&table), ["web.n2.cluster.local: c"]);
         assert_eq!(table.servers(), 3, "the service itself has them all");
         let rejected: Vec<_> = table.rejected_nodes.iter().collect();
         let [(taken, why_taken), (dotted, why_dotted)] = rejected[..] else {
@@ -425,7 +419,7 @@ mod tests {
             },
         );
         assert_eq!(
-            (table.servers(), table.node_routes.len(), table.conflicts.len()),
+            (table.servers(), table.node_routes(), table.conflicts.len()),
             (2, 1, 1)
         );
     }
@@ -434,7 +428,7 @@ mod tests {
     fn without_node_routes_nothing_is_said_of_nodes() {
         let services = BTreeMap::from([("web".to_owned(), vec![instance("a_b", "a", Health::Healthy)])]);
         let table = routing_table(&services, &naming(false));
-        assert_eq!((table.routes.len(), table.node_routes.len()), (1, 0));
+        assert_eq!((table.routes.len(), table.node_routes()), (1, 0));
         assert_eq!(table.rejected_nodes, BTreeMap::new());
     }
 
@@ -474,22 +468,22 @@ mod tests {
                 services.entry(service.clone()).or_default().push(instance(node, id, health));
             }
             let table = routing_table(&services, &naming(true));
-            let mut on_nodes = BTreeSet::new();
-            for (host, on_node) in &table.node_routes {
-                prop_assert!(!table.routes.contains_key(host));
-                prop_assert!(!table.rejected_nodes.contains_key(&on_node.node));
-                prop_assert!(!on_node.servers.is_empty());
-                for (server, endpoint) in &on_node.servers {
-                    prop_assert_eq!(table.routes[&on_node.part_of].servers.get(server), Some(endpoint));
-                    prop_assert!(on_nodes.insert((on_node.part_of.clone(), server.clone())), "twice: {:?}", server);
-                }
-            }
+            let mut hosts = BTreeSet::new();
             for (host, route) in &table.routes {
+                let mut on_nodes = BTreeSet::new();
+                for (node_host, servers) in &route.nodes {
+                    prop_assert!(!table.routes.contains_key(node_host) && hosts.insert(node_host), "{node_host}");
+                    prop_assert!(!servers.is_empty());
+                    for server in servers {
+                        prop_assert!(route.servers.contains_key(server), "{host}: {server}");
+                        prop_assert!(on_nodes.insert(server.clone()), "{host}: {server} on two nodes");
+                    }
+                }
                 for instance in &services[route.service.as_str()] {
                     let server = ServerName::of(&instance.key);
                     let expected = route.servers.contains_key(&server)
                         && !table.rejected_nodes.contains_key(&instance.key.node);
-                    prop_assert_eq!(on_nodes.contains(&(host.clone(), server)), expected);
+                    prop_assert_eq!(on_nodes.contains(&server), expected);
                 }
             }
         }

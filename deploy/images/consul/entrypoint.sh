@@ -175,6 +175,10 @@ managed() {
 if [ "$(id -u)" -eq 0 ]; then
   become_unprivileged "$@"
 fi
+# A snapshot is a temporary file first, as large as all of Consul's data; the root file system is read-only. What goes
+# wrong here, Consul says better.
+export TMPDIR="$state/tmp"
+rm -rf "$TMPDIR" && mkdir -p "$TMPDIR" || true
 if [ -n "${CONSUL_PERMIT:-}" ]; then
   managed "$@"
 else

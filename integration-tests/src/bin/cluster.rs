@@ -77,7 +77,15 @@ impl Up {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Options::parse().command).await {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) => {
+            let _ = error.print();
+            // Help is no error; a setting that makes no sense is EX_USAGE.
+            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+        }
+    };
+    match run(options.command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

@@ -29,7 +29,7 @@ impl Cluster {
         options.check().map_err(|error| (error, None))?;
         let prepared = prepare(options, steps).await;
         let (cluster, seed) = prepared.map_err(|error| (error, None))?;
-        match cluster.build(&seed, steps).await {
+        match cluster.build(seed, steps).await {
             Ok(()) => Ok(cluster),
             Err(error) => Err((error, Some(cluster))),
         }
@@ -59,7 +59,7 @@ impl Cluster {
             .map(|number| Node::new(&options.name, subnet, number))
             .collect();
         Self {
-            test: options.name.clone(),
+            test: test_name().unwrap_or_else(|| options.name.clone()),
             options,
             subnet,
             units,
@@ -69,13 +69,15 @@ impl Cluster {
         }
     }
 
-    async fn build(&self, seed: &Seed, steps: &Steps) -> Result<(), Error> {
+    async fn build(&self, seed: Seed, steps: &Steps) -> Result<(), Error> {
         let missing = self.missing().await?;
         if !missing.is_empty() {
             let names: Vec<String> = missing.iter().map(|node| node.hostname()).collect();
             let what = format!("making {}", names.join(" "));
-            steps.step(&what, self.make(&missing, seed)).await?;
+            steps.step(&what, self.make(&missing, &seed)).await?;
         }
+        // Others may have it now.
+        let images = seed.into_images();
         let booted = async { try_join_all(self.nodes.iter().map(switch_on)).await };
         steps
             .step("systemd and Docker answer on every host", booted)
@@ -83,7 +85,7 @@ impl Cluster {
         let images = try_join_all(
             self.nodes
                 .iter()
-                .map(|node| seed::update(node.container(), &seed.images)),
+                .map(|node| seed::update(node.container(), &images)),
         );
         images.await?;
         if self.options.units != Units::None {
@@ -188,6 +190,12 @@ impl Cluster {
             .map(drop)
             .map_err(|error| format!("{}: {error}", node.hostname()))
     }
+}
+
+/// The name of the test that runs on this thread: the test harness names its threads after them.
+pub(crate) fn test_name() -> Option<String> {
+    let name = std::thread::current().name()?.replace("::", "-");
+    (name != "main" && !name.starts_with("tokio-")).then_some(name)
 }
 
 /// Everything that can be known to fail, before anything is made; then the network, by which a cluster is found.

@@ -35,12 +35,13 @@ impl Image {
     }
 }
 
-/// A volume to be copied.
+/// A volume to be copied. As long as it is held, no other process removes it in favour of one with newer images.
 #[derive(Debug)]
 pub(crate) struct Seed {
     volume: String,
     /// What is in it, in the order of their names.
     pub(crate) images: Vec<Image>,
+    _lock: File,
 }
 
 /// The platform's images as they are now; those that others stand on and those for tests are no part of it.
@@ -78,14 +79,9 @@ pub(crate) fn content(images: &[Image]) -> String {
 
 /// Makes the hosts' image and the seed unless they are there, and removes seeds of images that are no more.
 pub(crate) async fn ensure(steps: &Steps) -> Result<Seed, Error> {
-    let _lock = lock().await?;
+    let lock = lock().await?;
     let script = root().join("integration-tests/images/host/build.sh");
-    steps
-        .step(
-            "image of the hosts",
-            run(&script.to_string_lossy(), &[], None, LONG * 5),
-        )
-        .await?;
+    run(&script.to_string_lossy(), &[], None, LONG * 5).await?;
     let images = images().await?;
     let host = docker(&["image", "inspect", "-f", "{{.Id}}", HOST_IMAGE], SHORT).await?;
     let label = format!("{LABEL}={host},{}", content(&images));
@@ -110,7 +106,11 @@ pub(crate) async fn ensure(steps: &Steps) -> Result<Seed, Error> {
             let _ = docker(&["volume", "rm", old], SHORT).await;
         }
     }
-    Ok(Seed { volume, images })
+    Ok(Seed {
+        volume,
+        images,
+        _lock: lock,
+    })
 }
 
 async fn make(label: &str, images: &[Image]) -> Result<String, String> {
@@ -137,6 +137,11 @@ async fn make(label: &str, images: &[Image]) -> Result<String, String> {
 }
 
 impl Seed {
+    /// Lets go of the volume.
+    pub(crate) fn into_images(self) -> Vec<Image> {
+        self.images
+    }
+
     /// Copies it to new volumes.
     pub(crate) async fn copy(&self, volumes: &[&str]) -> Result<(), Error> {
         let from = format!("{}:/seed:ro", self.volume);

@@ -7,6 +7,7 @@
 use std::ops::Deref;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::create::test_name;
 use super::{Cluster, ClusterOptions};
 
 #[derive(Debug)]
@@ -67,19 +68,20 @@ impl Shared {
     /// When they do not come up.
     pub async fn take(nodes: usize) -> Self {
         let turn = Turn::wait();
-        let test = std::thread::current().name().unwrap_or("test").replace("::", "-");
         let left = place()
             .left
             .take()
             .filter(|cluster| cluster.nodes().len() == nodes);
-        let mut cluster = match left {
-            Some(cluster) => {
+        let cluster = match left {
+            Some(mut cluster) => {
+                if let Some(test) = test_name() {
+                    cluster.test = test;
+                }
                 cluster.restore().await;
                 cluster
             }
             None => Cluster::start(ClusterOptions::test(nodes)).await,
         };
-        cluster.test = test;
         Self {
             cluster: Some(cluster),
             _turn: turn,

@@ -45,7 +45,9 @@ pub(super) fn print(net: &Net, ring: &Ring, watch: &Watch) {
 }
 
 fn print_host(place: &Place) {
-    let Place { name, consul, admin, .. } = place;
+    let Place {
+        name, consul, admin, ..
+    } = place;
     for (address, path) in [
         (admin, "/status"),
         (consul, "/v1/operator/raft/configuration?stale"),

@@ -101,6 +101,7 @@ pub struct Host {
     settings: BTreeMap<String, String>,
     options: Vec<String>,
     disk_options: Vec<String>,
+    cut_at_boot: Vec<String>,
 }
 
 impl Host {
@@ -119,9 +120,12 @@ impl Host {
             number,
             address: net.address(10 + number),
             machine_id: format!("{:032x}", fastrand::u128(..)),
-            settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            settings: settings
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             options: Vec::new(),
             disk_options: Vec::new(),
+            cut_at_boot: Vec::new(),
             name,
         }
     }
@@ -138,7 +142,9 @@ impl Host {
 
     /// The name of its Consul cluster.
     pub fn cluster(&self) -> &str {
-        self.settings.get("COLOSSUS_CLUSTER").map_or("main", String::as_str)
+        self.settings
+            .get("COLOSSUS_CLUSTER")
+            .map_or("main", String::as_str)
     }
 
     /// Its machine ID.
@@ -218,13 +224,20 @@ impl Host {
             if options.is_empty() {
                 options = vec!["-v", STATE];
             }
-            self.net
-                .make(&["create"], &disk, &[options.as_slice(), &["--entrypoint=true"]].concat(), "colossus/consul", &[]);
+            self.net.make(
+                &["create"],
+                &disk,
+                &[options.as_slice(), &["--entrypoint=true"]].concat(),
+                "colossus/consul",
+                &[],
+            );
         }
         let options = ["--hostname", &self.name, "--volumes-from", &disk, "-v", RUN];
         self.net.machine(&machine, &self.address, &options);
         let forward = |from, to| {
-            format!("iptables -t nat -A PREROUTING -p tcp --dport {from} -j DNAT --to-destination 127.0.0.1:{to}")
+            format!(
+                "iptables -t nat -A PREROUTING -p tcp --dport {from} -j DNAT --to-destination 127.0.0.1:{to}"
+            )
         };
         // What the units do before they start a container, and a way in to the loopback ports.
         let prepare = format!(
@@ -233,6 +246,9 @@ impl Host {
             forward(ADMIN_PORT, 9103)
         );
         docker(&["exec", &machine, "sh", "-c", &prepare]);
+        if !self.cut_at_boot.is_empty() {
+            self.net.cut(&machine, &self.cut_at_boot);
+        }
         self.launch(Service::Consul);
         let started = Instant::now();
         self.launch(Service::Bootstrapper);
@@ -268,13 +284,17 @@ impl Host {
                 let id = self.net.scratch().join(format!("machine-id-{}", self.machine_id));
                 std::fs::write(&id, format!("{}\n", self.machine_id)).expect("a file");
                 let id = format!("{}:/etc/machine-id:ro", id.display());
-                let mut settings: Vec<_> =
-                    self.settings.iter().map(|(name, value)| format!("--env={name}={value}")).collect();
+                let mut settings: Vec<_> = self
+                    .settings
+                    .iter()
+                    .map(|(name, value)| format!("--env={name}={value}"))
+                    .collect();
                 settings.push(format!("--env=COLOSSUS_IP={}", self.address));
                 options.extend(["-v", &id]);
                 options.extend(settings.iter().map(String::as_str));
                 options.extend(BOOTSTRAPPER_RIGHTS);
-                self.net.run(&self.of(service), &options, "colossus/consul-bootstrapper", &[]);
+                self.net
+                    .run(&self.of(service), &options, "colossus/consul-bootstrapper", &[]);
             }
         }
     }
@@ -282,7 +302,11 @@ impl Host {
     /// Ends it as a power cut does: all at once, nobody is told, and what is in memory is gone.
     pub fn power_cut(&self) {
         self.places.take(self.number);
-        let parts = [self.of(Service::Bootstrapper), self.of(Service::Consul), self.container("machine")];
+        let parts = [
+            self.of(Service::Bootstrapper),
+            self.of(Service::Consul),
+            self.container("machine"),
+        ];
         self.places.keep_logs(&[&parts[0], &parts[1]]);
         docker(&["rm", "-f", "-v", &parts[0], &parts[1], &parts[2]]);
     }
@@ -300,16 +324,27 @@ impl Host {
         docker(&["rm", "-f", "-v", &self.container("disk")]);
     }
 
-    /// Copies another host's disk onto this one's, while both are off or the other's Consul rests.
+    /// Copies another host's disk onto this one's, which must be off.
     pub fn copy_disk_of(&self, other: &Host) {
-        let (disk, source) = (self.container("disk"), other.container("disk"));
-        self.net
-            .make(&["create"], &disk, &["-v", STATE, "--entrypoint=true"], "colossus/consul", &[]);
-        // Two volumes for one path cannot be had, so it goes through this machine.
-        let copy = self.net.scratch().join(format!("disk-{}", self.name));
-        let copy = copy.display().to_string();
-        docker(&["cp", "-a", &format!("{source}:{STATE}"), &copy]);
-        docker(&["cp", "-a", &format!("{copy}/."), &format!("{disk}:{STATE}")]);
+        let disk = self.container("disk");
+        self.net.make(
+            &["create"],
+            &disk,
+            &["-v", STATE, "--entrypoint=true"],
+            "colossus/consul",
+            &[],
+        );
+        let volume = |disk: &str| docker(&["inspect", "-f", "{{(index .Mounts 0).Name}}", disk]);
+        let from = format!("{}:/from:ro", volume(&other.container("disk")));
+        let to = format!("{}:/to", volume(&disk));
+        let copy = ["--entrypoint=cp", "colossus/consul", "-a", "/from/.", "/to/"];
+        docker(
+            &[
+                &["run", "--rm", "--user=0", "-v", &from, "-v", &to],
+                copy.as_slice(),
+            ]
+            .concat(),
+        );
     }
 
     /// Runs a shell command on its disk, while it is off.
@@ -344,6 +379,8 @@ impl Host {
 
     /// Puts something at the address of its Consul's API that is none.
     pub fn answer_nonsense(&self) {
+        // Nor is it to be believed by who watches.
+        self.places.take(self.number);
         self.command(Service::Consul, &["stop", "-t", "20"]);
         let network = format!("--network=container:{}", self.container("machine"));
         self.net.run(
@@ -358,12 +395,18 @@ impl Host {
     pub fn answer_sense(&self) {
         docker(&["rm", "-f", "-v", &self.container("nonsense")]);
         self.command(Service::Consul, &["start"]);
+        self.places.put(self.number, self.place());
     }
 
     /// Loses all packets between it and these addresses, both ways.
     pub fn cut_from(&self, addresses: &[&str]) {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         self.net.cut(&self.container("machine"), &addresses);
+    }
+
+    /// The same from its next boot on, before anything runs.
+    pub fn cut_at_boot_from(&mut self, addresses: &[String]) {
+        self.cut_at_boot = addresses.to_vec();
     }
 
     /// Undoes [`Host::cut_from`].
@@ -373,7 +416,13 @@ impl Host {
 
     /// Runs a shell command on it, as root; its disk is below `/var/lib/colossus/consul`.
     pub fn sh(&self, command: &str) -> String {
-        docker(&["exec", &self.container("machine"), "sh", "-c", &format!("cd {STATE} && {command}")])
+        docker(&[
+            "exec",
+            &self.container("machine"),
+            "sh",
+            "-c",
+            &format!("cd {STATE} && {command}"),
+        ])
     }
 
     /// Runs an operator's command on it.
@@ -403,7 +452,12 @@ impl Host {
 
     /// When a service's process was last started, and how often it has been started again by itself.
     pub fn starts(&self, service: Service) -> String {
-        docker(&["inspect", "-f", "{{.State.StartedAt}} {{.RestartCount}}", &self.of(service)])
+        docker(&[
+            "inspect",
+            "-f",
+            "{{.State.StartedAt}} {{.RestartCount}}",
+            &self.of(service),
+        ])
     }
 
     /// All that Docker knows of a service: its arguments and environment, too.
@@ -411,7 +465,7 @@ impl Host {
         format!(
             "{}\n{}",
             docker(&["inspect", &self.of(service)]),
-            docker(&["top", &self.of(service), "-eo", "args"])
+            docker(&["top", &self.of(service), "-eo", "pid,args"])
         )
     }
 
@@ -428,7 +482,9 @@ impl Host {
     /// # Panics
     /// When it cannot be built.
     pub fn consul_with(&self, token: Option<&str>) -> consul::Client {
-        let address = format!("http://{}", self.at(CONSUL_PORT)).parse().expect("an address");
+        let address = format!("http://{}", self.at(CONSUL_PORT))
+            .parse()
+            .expect("an address");
         let mut config = consul::Config::new(address);
         config.timeout = Duration::from_secs(10);
         if let Some(token) = token {
@@ -446,7 +502,11 @@ impl Host {
             consistency: consul::Consistency::Consistent,
             ..consul::QueryOptions::default()
         };
-        let answer = self.consul().kv_get(KEPT, &options).await.map_err(|error| error.to_string())?;
+        let answer = self
+            .consul()
+            .kv_get(KEPT, &options)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(answer
             .value
             .map(|pair| String::from_utf8_lossy(&pair.value).into_owned()))
@@ -468,7 +528,11 @@ impl Host {
             if server.leader {
                 raft.leader = Some(address.clone());
             }
-            let peers = if server.voter { &mut raft.voters } else { &mut raft.others };
+            let peers = if server.voter {
+                &mut raft.voters
+            } else {
+                &mut raft.others
+            };
             peers.insert(address);
         }
         Ok(raft)
@@ -499,7 +563,11 @@ impl Host {
     /// # Errors
     /// When Consul does not answer.
     pub async fn expectations(&self) -> Result<BTreeMap<String, Option<u32>>, String> {
-        let members = self.consul().agent_members(false).await.map_err(|error| error.to_string())?;
+        let members = self
+            .consul()
+            .agent_members(false)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(members
             .into_iter()
             .filter(|member| member.is_server() && member.status == consul::MemberStatus::Alive)

@@ -60,7 +60,11 @@ impl Ring {
             format!("--initial-advertise-peer-urls={peer}"),
             format!("--initial-cluster={}", members.join(",")),
         ];
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(QUICK.iter().copied()).collect();
+        let arguments: Vec<&str> = arguments
+            .iter()
+            .map(String::as_str)
+            .chain(QUICK.iter().copied())
+            .collect();
         let network = format!("--network=container:{}", self.machine(index));
         let volume = format!("--volume={DATA}");
         self.net.run(
@@ -162,7 +166,11 @@ impl Ring {
     pub async fn until_answering(&self) {
         let client = self.client();
         until("etcd answers", Duration::from_secs(30), || async {
-            client.get("/nothing").await.map(drop).map_err(|error| error.to_string())
+            client
+                .get("/nothing")
+                .await
+                .map(drop)
+                .map_err(|error| error.to_string())
         })
         .await;
     }

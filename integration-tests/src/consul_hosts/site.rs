@@ -41,8 +41,14 @@ impl Net {
             match try_docker(&["network", "create", "--label", &label, "--subnet", &subnet, &name]) {
                 Ok(_) => {
                     let scratch = tempfile::tempdir().expect("a temporary directory");
-                    let inner = NetInner { name, prefix, scratch };
-                    return Self { inner: Arc::new(inner) };
+                    let inner = NetInner {
+                        name,
+                        prefix,
+                        scratch,
+                    };
+                    return Self {
+                        inner: Arc::new(inner),
+                    };
                 }
                 Err(error) if error.contains("overlap") => {}
                 Err(error) => panic!("docker network create: {error}"),
@@ -97,9 +103,9 @@ impl Net {
 
     /// Loses all packets between a machine and these addresses, both ways.
     pub(super) fn cut(&self, machine: &str, addresses: &[String]) {
-        let rules = addresses
-            .iter()
-            .map(|address| format!("iptables -I INPUT -s {address} -j DROP && iptables -I OUTPUT -d {address} -j DROP"));
+        let rules = addresses.iter().map(|address| {
+            format!("iptables -I INPUT -s {address} -j DROP && iptables -I OUTPUT -d {address} -j DROP")
+        });
         let rules: Vec<_> = rules.collect();
         docker(&["exec", machine, "sh", "-c", &rules.join(" && ")]);
     }
@@ -112,7 +118,8 @@ impl Net {
     /// The full names of all its containers.
     pub(super) fn containers(&self) -> Vec<String> {
         let filter = format!("label={}", self.label());
-        let names = try_docker(&["ps", "-a", "--filter", &filter, "--format", "{{.Names}}"]).unwrap_or_default();
+        let names =
+            try_docker(&["ps", "-a", "--filter", &filter, "--format", "{{.Names}}"]).unwrap_or_default();
         names.lines().map(str::to_owned).collect()
     }
 
@@ -226,14 +233,21 @@ impl Site {
     /// When it is not within 30 s.
     pub async fn nothing_is_lost(&self, hosts: &[&Host]) {
         for host in hosts {
-            let kept = self.watch.kept(host.cluster()).expect("a value was written before");
+            let kept = self
+                .watch
+                .kept(host.cluster())
+                .expect("a value was written before");
             let name = host.name();
-            until(&format!("{name} reads what was written"), Duration::from_secs(30), || async {
-                match host.read().await? {
-                    Some(value) if value == kept => Ok(()),
-                    other => Err(format!("{other:?} instead of {kept}")),
-                }
-            })
+            until(
+                &format!("{name} reads what was written"),
+                Duration::from_secs(30),
+                || async {
+                    match host.read().await? {
+                        Some(value) if value == kept => Ok(()),
+                        other => Err(format!("{other:?} instead of {kept}")),
+                    }
+                },
+            )
             .await;
         }
     }
@@ -272,8 +286,16 @@ impl Site {
     /// When etcd does not answer.
     pub async fn present(&self) -> Result<BTreeSet<String>, String> {
         let prefix = "/colossus/consul/main/nodes/";
-        let listing = self.etcd().client().list(prefix).await.map_err(|error| error.to_string())?;
-        let names = listing.entries.iter().filter_map(|entry| entry.key.strip_prefix(prefix));
+        let listing = self
+            .etcd()
+            .client()
+            .list(prefix)
+            .await
+            .map_err(|error| error.to_string())?;
+        let names = listing
+            .entries
+            .iter()
+            .filter_map(|entry| entry.key.strip_prefix(prefix));
         Ok(names.map(str::to_owned).collect())
     }
 }
@@ -298,7 +320,10 @@ pub const FORMING: Duration = Duration::from_secs(30);
 
 /// Boots hosts side by side. Gives the time of the last consul-bootstrapper's start.
 pub fn boot(hosts: &[&Host]) -> Instant {
-    side_by_side(hosts, Host::boot).into_iter().max().unwrap_or_else(Instant::now)
+    side_by_side(hosts, Host::boot)
+        .into_iter()
+        .max()
+        .unwrap_or_else(Instant::now)
 }
 
 /// Cuts the power of hosts side by side.
@@ -350,7 +375,11 @@ pub async fn until_settled(hosts: &[&Host], within: Duration) {
 pub async fn until_state(host: &Host, state: &str, within: Duration) {
     until(&format!("{} is {state}", host.name()), within, || async {
         let standing = host.standing().await?;
-        if standing.state == state { Ok(()) } else { Err(format!("{standing:?}")) }
+        if standing.state == state {
+            Ok(())
+        } else {
+            Err(format!("{standing:?}"))
+        }
     })
     .await;
 }
@@ -362,8 +391,16 @@ pub async fn until_state(host: &Host, state: &str, within: Duration) {
 pub async fn until_says(host: &Host, text: &str, within: Duration) -> String {
     until(&format!("{} says {text:?}", host.name()), within, || async {
         let standing = host.standing().await?;
-        let said = format!("{}\n{}", standing.summary, standing.error.as_deref().unwrap_or_default());
-        if said.contains(text) { Ok(said) } else { Err(format!("{standing:?}")) }
+        let said = format!(
+            "{}\n{}",
+            standing.summary,
+            standing.error.as_deref().unwrap_or_default()
+        );
+        if said.contains(text) {
+            Ok(said)
+        } else {
+            Err(format!("{standing:?}"))
+        }
     })
     .await
 }

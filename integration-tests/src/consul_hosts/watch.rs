@@ -188,9 +188,10 @@ async fn look(places: Places, seen: Arc<Mutex<Seen>>) {
     loop {
         let kept = lock(&seen).kept.clone();
         let on = places.on();
-        let looks = join_all(on.iter().map(|place| async {
-            timeout(ANSWER, look_at(place)).await.unwrap_or_default()
-        }))
+        let looks = join_all(
+            on.iter()
+                .map(|place| async { timeout(ANSWER, look_at(place)).await.unwrap_or_default() }),
+        )
         .await;
         judge(&mut lock(&seen), &kept, &on, &looks, &mut leaders);
         sleep(PAUSE).await;
@@ -211,7 +212,9 @@ fn judge(
             leading.entry(&place.cluster).or_default().push(&place.name);
         }
         // Only what was expected before this look began, and still is.
-        let expected = kept.get(&place.cluster).filter(|value| seen.kept.get(&place.cluster) == Some(value));
+        let expected = kept
+            .get(&place.cluster)
+            .filter(|value| seen.kept.get(&place.cluster) == Some(value));
         if let (Some(expected), Some(value)) = (expected, &look.value)
             && value.as_ref() != Some(expected)
         {
@@ -228,7 +231,8 @@ fn judge(
             Some(names) if names.len() > 1 => {
                 *count += 1;
                 if *count >= TWO_LEADERS {
-                    seen.violations.insert(format!("{} lead {cluster} at once", names.join(" and ")));
+                    seen.violations
+                        .insert(format!("{} lead {cluster} at once", names.join(" and ")));
                 }
             }
             _ => *count = 0,
@@ -276,21 +280,31 @@ async fn follow(client: etcd::Client, seen: Arc<Mutex<Seen>>) {
 }
 
 fn note(seen: &Mutex<Seen>, entry: &KeyValue) {
-    let Some(cluster) = entry.key.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix("/record")) else {
+    let Some(cluster) = entry
+        .key
+        .strip_prefix(PREFIX)
+        .and_then(|rest| rest.strip_suffix("/record"))
+    else {
         return;
     };
     // Garbage, which a test has put there.
-    let Ok(record) = serde_json::from_slice::<Value>(&entry.value) else { return };
-    if !record["slots"].is_array() {
+    let Ok(record) = serde_json::from_slice::<Value>(&entry.value) else {
+        return;
+    };
+    if record["version"] != 1 || !record["slots"].is_array() {
         return;
     }
     let mut seen = lock(seen);
-    let before = seen.records.get(cluster).and_then(|records| records.last().cloned());
+    let before = seen
+        .records
+        .get(cluster)
+        .and_then(|records| records.last().cloned());
     if let Some(before) = &before
         && let Some(complaint) = wrong_change(before, &record)
         && !seen.renewed
     {
-        seen.violations.insert(format!("{complaint}: {before} became {record}"));
+        seen.violations
+            .insert(format!("{complaint}: {before} became {record}"));
     }
     if before.as_ref() != Some(&record) {
         seen.records.entry(cluster.to_owned()).or_default().push(record);
@@ -320,7 +334,10 @@ fn wrong_change(before: &Value, after: &Value) -> Option<&'static str> {
         return Some("another cluster took the place of one that was bootstrapped");
     }
     let freed: BTreeSet<_> = holders(before, None).difference(&all).cloned().collect();
-    let joining: BTreeSet<_> = holders(before, Some("joining")).difference(&freed).cloned().collect();
+    let joining: BTreeSet<_> = holders(before, Some("joining"))
+        .difference(&freed)
+        .cloned()
+        .collect();
     if freed.len() > 1 || (!freed.is_empty() && !joining.is_empty()) {
         return Some("two server slots changed hands at once");
     }

@@ -253,6 +253,19 @@ impl World {
         self.runs_server(to) && target.raft == Some(raft) && source.side == target.side && found
     }
 
+    /// Whether what gossip tells `host` of the voters is so.
+    fn is_informed(&self, host: usize, raft: usize) -> bool {
+        let this = &self.hosts[host];
+        let Some(agent) = &this.agent else { return false };
+        self.rafts[raft].peers.iter().filter(|peer| peer.voter).all(|peer| {
+            let alive = self
+                .by_consul_id(peer.id)
+                .is_some_and(|voter| self.runs_server(voter) && self.hosts[voter].side == this.side);
+            let mut members = agent.members.values();
+            members.any(|member| member.id == peer.id.to_string() && member.alive) == alive
+        })
+    }
+
     fn has_majority(&self, candidate: usize, raft: usize) -> bool {
         let voters = self.rafts[raft].peers.iter().filter(|peer| peer.voter);
         let votes = voters.clone().filter(|peer| {
@@ -475,9 +488,10 @@ impl World {
             }
             Step::RemovePeer(peer) => {
                 if let Some(raft) = self.led(host) {
+                    let informed = seen.fresh && self.is_informed(host, raft);
                     self.rafts[raft].peers.retain(|other| other.id.to_string() != peer.id);
                     ensure!(
-                        !seen.fresh || self.leader(raft).is_some(),
+                        !informed || self.leader(raft).is_some(),
                         "n{host} took the leader's quorum away with {peer:?}"
                     );
                 }
@@ -563,23 +577,21 @@ impl World {
         if let Some(raft) = self.led(host)
             && self.runs_server(host)
         {
+            let informed = seen.fresh && self.is_informed(host, raft);
             let id = self.hosts[host].consul_id;
             self.rafts[raft].peers.retain(|peer| peer.id != id);
-            // Who has died since gossip was last heard of cannot be known.
-            let alive = |peer: &&RaftPeer| {
-                let ConsulView::Up(consul) = &seen.observed.consul else { return false };
-                let mut members = consul.members.iter();
-                members.any(|member| member.alive && member.server && member.id == peer.id.to_string())
-            };
-            let left = self.rafts[raft].peers.iter().filter(|peer| peer.voter);
-            if seen.fresh {
+            if informed {
+                let mut others = (0..self.hosts.len()).filter(|other| *other != host);
                 ensure!(
-                    left.clone().filter(alive).count() * 2 > left.count(),
+                    others.any(|other| self.runs_server(other) && self.is_voter(other, raft) && self.has_majority(other, raft)),
                     "n{host} leaves a cluster that cannot do without it"
                 );
             }
         }
         let this = &mut self.hosts[host];
+        if let (Some(_), Data::Member { server, .. }) = (&this.agent, &mut this.mark) {
+            *server = false;
+        }
         this.agent = None;
         this.permitted = false;
         self.restarting.remove(&host);
@@ -1094,13 +1106,13 @@ impl World {
         host.role != Role::Client && !leaving
     }
 
-    /// Whether a server that leads one other or none keeps in raft the address that another host has now: Consul admits
-    /// nobody there then.
+    /// Whether a server that leads keeps in raft the address that another host has now: it admits nobody there without
+    /// losing itself.
     fn is_in_the_way(&self) -> bool {
-        let peers = self.rafts.iter().filter(|raft| raft.peers.len() < 3).flat_map(|raft| &raft.peers);
+        let peers = self.rafts.iter().flat_map(|raft| &raft.peers);
         let taken = |peer: &RaftPeer| self.hosts.iter().any(|host| host.address == peer.address && host.consul_id != peer.id);
         let alive = |peer: &RaftPeer| self.hosts.iter().any(|host| host.on && host.consul_id == peer.id);
-        peers.into_iter().any(|peer| taken(peer) && alive(peer))
+        peers.clone().any(|peer| taken(peer) && alive(peer))
     }
 
     /// Whether one of those who were to bootstrap together will never come.
@@ -1143,16 +1155,19 @@ impl World {
             let mut slots = record.slots.iter();
             !slots.any(|slot| Some(&slot.node) == node || slot.address == peer.address)
         });
-        ensure!(strangers.count() == 0, "a server of nobody's slot is left in raft");
+        let all_here = servers == record.slots.len();
+        ensure!(!all_here || strangers.count() == 0, "a server of nobody's slot is left in raft");
         Ok(())
     }
 
     fn judge_lost(&self, prospects: Prospects, record: &ClusterRecord, ends: &[Option<Step>]) -> Checked {
+        // Who was no server any more may have given up its data meanwhile.
+        let all_lost = !self.hosts.iter().any(|host| host.on && host.mark.is_server_of(&record.id));
         for (host, end) in self.hosts.iter().zip(ends) {
             let holds = record.slot(&host.name).is_some();
             let good = match end {
                 None => true,
-                Some(Step::Refuse(Refusal::AllDataLost)) => prospects == Prospects::AllLost && holds,
+                Some(Step::Refuse(Refusal::AllDataLost)) => all_lost && holds,
                 Some(Step::Rest(State::QuorumLost { .. })) => true,
                 Some(Step::Rest(State::Left | State::CannotLeave { .. })) => record.leaving.contains(&host.name),
                 _ => false,

@@ -143,7 +143,7 @@ pub struct Rendered {
 
 /// What holds for all backends of single nodes.
 const NODE_DEFAULTS: &str = "
-# The same servers once more, by node. Whether they are up is found out once: they follow those above.
+# The servers of a service once more, by node. Whether they are up is found out once: they follow those of the service.
 defaults nodes from services
     # Else each change of a server's state would be logged twice, and each reload would log a line for every backend.
     no log
@@ -154,40 +154,32 @@ defaults nodes from services
 pub fn render(table: &RoutingTable, settings: &Settings) -> Rendered {
     let mut backends = String::new();
     for (host, route) in &table.routes {
-        line(
-            &mut backends,
-            format_args!("\nbackend {} from services", backend_name(host)),
-        );
+        let service = backend_name(host);
+        line(&mut backends, format_args!("\nbackend {service} from services"));
         for (server, endpoint) in &route.servers {
             line(&mut backends, format_args!("    server {server} {endpoint}"));
         }
-    }
-    if settings.naming.node_routes {
-        backends.push_str(NODE_DEFAULTS);
-    }
-    for (host, on_node) in &table.node_routes {
-        line(
-            &mut backends,
-            format_args!("\nbackend {} from nodes", backend_name(host)),
-        );
-        let service = backend_name(&on_node.part_of);
-        for (server, endpoint) in &on_node.servers {
-            line(
-                &mut backends,
-                format_args!("    server {server} {endpoint} track {service}/{server}"),
-            );
+        for (node_host, servers) in &route.nodes {
+            let node = backend_name(node_host);
+            line(&mut backends, format_args!("\nbackend {node} from nodes"));
+            for server in servers {
+                if let Some(endpoint) = route.servers.get(server) {
+                    line(
+                        &mut backends,
+                        format_args!("    server {server} {endpoint} track {service}/{server}"),
+                    );
+                }
+            }
         }
     }
     // The generation names the text, so it is taken over everything but itself.
-    let unnamed = document(settings, &Generation(String::new()), &backends);
-    let generation = Generation(
-        Sha256::digest(&unnamed)
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect(),
-    );
-    let config = document(settings, &generation, &backends);
+    let digest = Sha256::new()
+        .chain_update(head(settings, &Generation(String::new())))
+        .chain_update(&backends)
+        .finalize();
+    let generation = Generation(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect());
+    let mut config = head(settings, &generation);
+    config.push_str(&backends);
     Rendered { generation, config }
 }
 
@@ -236,7 +228,8 @@ fn unavailable(text: &str) -> String {
     )
 }
 
-fn document(settings: &Settings, generation: &Generation, backends: &str) -> String {
+/// All but the backends of services.
+fn head(settings: &Settings, generation: &Generation) -> String {
     let ms = |duration: Duration| format!("{}ms", duration.as_millis());
     let user = settings
         .user
@@ -312,7 +305,12 @@ frontend stats from base
 defaults services from base
     # The name of the backend is `route:` and the host's name.
     http-error status 503 {unavailable}
-{backends}",
+{nodes}",
+        nodes = if settings.naming.node_routes {
+            NODE_DEFAULTS
+        } else {
+            ""
+        },
         no_such_node = no_such_node(&settings.naming),
         unavailable = unavailable(
             "%[be_name,field(2,:)] exists, but none of its instances is healthy right now. Try again in a moment."
@@ -449,7 +447,7 @@ pub(crate) mod tests {
             let table = table(&services);
             let rendered = render(&table, &settings());
             let bare = render(&RoutingTable::default(), &settings());
-            let expected = bare.config.lines().count() + 3 * (table.routes.len() + table.node_routes.len());
+            let expected = bare.config.lines().count() + 3 * (table.routes.len() + table.node_routes());
             prop_assert_eq!(rendered.config.lines().count(), expected);
             prop_assert!(rendered.config.is_ascii());
         }
