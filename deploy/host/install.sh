@@ -498,4 +498,8 @@ for unit in "${restart[@]}"; do
 done
 rm -f "$PENDING"
 say "started: ${selected[*]}"
-say "look at it:  systemctl list-dependencies colossus.target;  journalctl -u consul-bootstrapper -f"
+case " ${selected[*]} " in
+  *" consul-bootstrapper "*) unit=consul-bootstrapper ;;
+  *) unit=${selected[0]} ;;
+esac
+say "look at it:  systemctl list-dependencies colossus.target;  journalctl -u $unit -f"

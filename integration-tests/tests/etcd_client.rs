@@ -22,6 +22,7 @@ use etcd::{
     CallError, Cas, Change, Client, Credentials, Error, KeyValue, LeaseKeeper, LeaseState, MAX_REQUEST,
     Password, Record, TlsConfig, Update, Versioned, Watch, WatchEvent,
 };
+use futures_util::future::join_all;
 use integration_tests::docker::unique;
 use integration_tests::etcd::{
     Etcd, EtcdCluster, Mode, Proxy, client_beginning_with_first, client_of, until_answering,
@@ -578,7 +579,7 @@ async fn overtaken(
 
 #[tokio::test]
 async fn the_history_tells_that_a_write_was_made_and_overwritten() {
-    for create in [true, false] {
+    let tests = [true, false].map(|create| async move {
         let ways = TwoWays::to(Shared::etcd("overtaken").await).await;
         let before = if create {
             0
@@ -592,7 +593,8 @@ async fn the_history_tells_that_a_write_was_made_and_overwritten() {
             }
         };
         done(overtaken(&ways, write, async || {}).await.unwrap());
-    }
+    });
+    join_all(tests).await;
 }
 
 #[tokio::test]
@@ -1122,50 +1124,56 @@ enum Replacement {
     Twin,
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_begins_anew_when_the_store_is_another() {
+    let mut tests = JoinSet::new();
     for replacement in [Replacement::Empty, Replacement::Further, Replacement::Twin] {
-        let mut etcd = Etcd::start().await;
-        let proxy = Proxy::start(etcd.address()).await;
-        let client = client_of(&[proxy.url()], |config| {
-            config.timeout = Duration::from_millis(300);
-        });
-        let fill = async |client: Client, key: &str, times: usize| {
-            for _ in 0..times {
-                client.put(key, "v", None).await.unwrap();
-            }
-        };
-        fill(etcd.client(), "/w/k", 5).await;
-        let mut watch = client.watch("/w/");
-        assert_eq!(snapshot(&mut watch).await.len(), 1);
-        proxy.set(Mode::Closed);
-        match replacement {
-            Replacement::Empty => etcd.wipe(&[]).await,
-            Replacement::Further => {
-                etcd.wipe(&[]).await;
-                fill(etcd.client(), "/w/other", 20).await;
-            }
-            Replacement::Twin => {
-                etcd.wipe(&["--initial-cluster-token=another"]).await;
-                fill(etcd.client(), "/w/k", 5).await;
-            }
-        }
-        outages(&mut watch, |_| true).await;
-        proxy.set(Mode::Pass);
-        let event = after_outages(&mut watch).await;
-        let WatchEvent::Snapshot(listing) = event else {
-            panic!("{replacement:?}: {event:?}");
-        };
-        let keys: Vec<_> = listing.entries.iter().map(|entry| entry.key.as_str()).collect();
-        let expected: &[&str] = match replacement {
-            Replacement::Empty => &[],
-            Replacement::Further => &["/w/other"],
-            Replacement::Twin => &["/w/k"],
-        };
-        assert_eq!(keys, expected);
-        etcd.client().put("/w/new", "v", None).await.unwrap();
-        assert_eq!(changes(&mut watch).await, [put("/w/new", "v")], "{replacement:?}");
+        tests.spawn(begins_anew_on(replacement));
     }
+    tests.join_all().await;
+}
+
+async fn begins_anew_on(replacement: Replacement) {
+    let mut etcd = Etcd::start().await;
+    let proxy = Proxy::start(etcd.address()).await;
+    let client = client_of(&[proxy.url()], |config| {
+        config.timeout = Duration::from_millis(300);
+    });
+    let fill = async |client: Client, key: &str, times: usize| {
+        for _ in 0..times {
+            client.put(key, "v", None).await.unwrap();
+        }
+    };
+    fill(etcd.client(), "/w/k", 5).await;
+    let mut watch = client.watch("/w/");
+    assert_eq!(snapshot(&mut watch).await.len(), 1);
+    proxy.set(Mode::Closed);
+    match replacement {
+        Replacement::Empty => etcd.wipe(&[]).await,
+        Replacement::Further => {
+            etcd.wipe(&[]).await;
+            fill(etcd.client(), "/w/other", 20).await;
+        }
+        Replacement::Twin => {
+            etcd.wipe(&["--initial-cluster-token=another"]).await;
+            fill(etcd.client(), "/w/k", 5).await;
+        }
+    }
+    outages(&mut watch, |_| true).await;
+    proxy.set(Mode::Pass);
+    let event = after_outages(&mut watch).await;
+    let WatchEvent::Snapshot(listing) = event else {
+        panic!("{replacement:?}: {event:?}");
+    };
+    let keys: Vec<_> = listing.entries.iter().map(|entry| entry.key.as_str()).collect();
+    let expected: &[&str] = match replacement {
+        Replacement::Empty => &[],
+        Replacement::Further => &["/w/other"],
+        Replacement::Twin => &["/w/k"],
+    };
+    assert_eq!(keys, expected);
+    etcd.client().put("/w/new", "v", None).await.unwrap();
+    assert_eq!(changes(&mut watch).await, [put("/w/new", "v")], "{replacement:?}");
 }
 
 // --- Log-in -------------------------------------------------------------------------------------------------------------
@@ -1462,7 +1470,7 @@ async fn tls_works_with_the_right_files_and_says_what_is_wrong_with_others() {
     let plain = client_of(&[etcd.url()], |config| config.timeout = short);
     let identity = Some((client_cert.as_path(), client_key.as_path()));
     let foreign_identity = Some((foreign_cert.as_path(), foreign_key.as_path()));
-    for (what, client, part) in [
+    let wrong = [
         (
             "another CA",
             client(&by_address, &foreign_ca, identity),
@@ -1484,11 +1492,13 @@ async fn tls_works_with_the_right_files_and_says_what_is_wrong_with_others() {
             "client's certificate",
         ),
         ("no TLS", plain, &etcd.url()),
-    ] {
+    ];
+    let tests = wrong.map(|(what, client, part)| async move {
         let error = client.get("/k").await.expect_err(what);
         assert!(error.is_unavailable(), "{what}: {error:?}");
         assert!(chain(&error).contains(part), "{what}: {}", chain(&error));
-    }
+    });
+    join_all(tests).await;
 }
 
 // --- What is no etcd ----------------------------------------------------------------------------------------------------
@@ -1523,26 +1533,28 @@ async fn what_is_no_etcd_is_an_error_in_time_and_does_not_hide_the_one_that_is()
     let shared = Shared::etcd("stranger").await;
     let key = shared.key("k");
     shared.client.put(&key, "v", None).await.unwrap();
-    let mut tasks = JoinSet::new();
-    for (what, answer) in [
+    let strangers = [
         ("silence", None),
         ("the end", Some(&b""[..])),
         ("HTTP/1", Some(HTTP_1)),
         ("nonsense", Some(NONSENSE)),
         ("HTTP/2", Some(HTTP_2)),
-    ] {
+    ];
+    let (shared, key) = (&shared, &key);
+    let tests = strangers.map(|(what, answer)| async move {
+        let mut tasks = JoinSet::new();
         let url = stranger(&mut tasks, answer).await;
         let timeout = Duration::from_millis(900);
         let client = client_of(&[&url], |config| config.timeout = timeout);
         let began = Instant::now();
-        let error = client.get(&key).await.expect_err(what);
+        let error = client.get(key).await.expect_err(what);
         assert!(
             error.is_unavailable() && chain(&error).contains(&url),
             "{what}: {}",
             chain(&error)
         );
         assert!(began.elapsed() < timeout + SHORT, "{what}: {:?}", began.elapsed());
-        match event(&mut client.watch(&key)).await {
+        match event(&mut client.watch(key)).await {
             WatchEvent::Unavailable { error, attempts: 1 } => {
                 assert!(error.is_unavailable(), "{what}: {error:?}");
             }
@@ -1551,9 +1563,10 @@ async fn what_is_no_etcd_is_an_error_in_time_and_does_not_hide_the_one_that_is()
         assert!(client.status().await[0].is_err(), "{what}");
 
         let both = client_beginning_with_first(&[url, shared.etcd.url()], |_| {});
-        assert_eq!(value(&both, &key).await.as_deref(), Some("v"), "{what}");
+        assert_eq!(value(&both, key).await.as_deref(), Some("v"), "{what}");
         assert_eq!(both.current_endpoint(), shared.etcd.url(), "{what}");
-    }
+    });
+    join_all(tests).await;
 }
 
 // --- Three members ------------------------------------------------------------------------------------------------------
@@ -1903,7 +1916,7 @@ impl Load {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn members_fail_in_turn_and_nothing_is_lost_or_done_twice() {
+async fn a_failure_of_each_member_in_turn_loses_and_doubles_nothing() {
     type Fault = (&'static str, fn(&EtcdCluster, usize), fn(&EtcdCluster, usize));
     const FAULTS: [Fault; 4] = [
         (

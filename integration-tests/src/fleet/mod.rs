@@ -10,6 +10,7 @@ mod host;
 mod registry;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -101,8 +102,16 @@ impl Fleet {
     /// When no port is to be had.
     pub async fn start(hosts: Vec<Host>) -> Self {
         let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-        let listener = TcpListener::bind(any).await.expect("a port");
-        let address = listener.local_addr().expect("its address");
+        Self::start_at(any, hosts).await.expect("a port")
+    }
+
+    /// The same at an address of one's own choice.
+    ///
+    /// # Errors
+    /// When it cannot be listened on.
+    pub async fn start_at(address: SocketAddr, hosts: Vec<Host>) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             registry: Mutex::new(Registry::new(hosts)),
             wake: Notify::new(),
@@ -111,11 +120,17 @@ impl Fleet {
         let api = api::router(Arc::clone(&shared));
         tasks.spawn(async move { drop(axum::serve(listener, api).await) });
         tasks.spawn(engine::run(Arc::clone(&shared)));
-        Self {
+        Ok(Self {
             address,
             shared,
             tasks,
-        }
+        })
+    }
+
+    /// Adds a machine.
+    pub fn join(&self, host: Host) {
+        self.shared.registry().join(host);
+        self.shared.wake.notify_one();
     }
 
     /// Serves the API on a Unix socket as well.

@@ -60,20 +60,27 @@ pub(super) type Wanted = BTreeMap<UnitName, (String, bool)>;
 
 impl Registry {
     pub(super) fn new(hosts: Vec<Host>) -> Self {
-        let member = |host| Member {
+        let mut registry = Self {
+            units: BTreeMap::new(),
+            members: Vec::new(),
+            // Measured with fleet: 23 to 31 s until units of a lost machine ran elsewhere.
+            ttl: Duration::from_secs(25),
+            failing: BTreeSet::new(),
+        };
+        for host in hosts {
+            registry.join(host);
+        }
+        registry
+    }
+
+    pub(super) fn join(&mut self, host: Host) {
+        self.members.push(Member {
             host,
             reachable: true,
             last_seen: Instant::now(),
             loaded: BTreeMap::new(),
             states: Vec::new(),
-        };
-        Self {
-            units: BTreeMap::new(),
-            members: hosts.into_iter().map(member).collect(),
-            // Measured with fleet: 23 to 31 s until units of a lost machine ran elsewhere.
-            ttl: Duration::from_secs(25),
-            failing: BTreeSet::new(),
-        }
+        });
     }
 
     pub(super) fn set_reachable(&mut self, id: &str, reachable: bool) {

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use contract::DnsLabel;
 use proptest::prelude::*;
-use proptest::test_runner::TestCaseError;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{TestCaseError, TestRunner};
 
 use super::{Change, LEADERLESS, Refusal, State, Step, next_step};
 use crate::observed::{
@@ -33,6 +34,9 @@ const RUN: usize = 24;
 const PATIENCE: usize = 160;
 /// How many rounds without any change are rest: longer than every waiting time.
 const REST: usize = 16;
+
+/// How many stories are told to see that the model reaches everything.
+const STORIES: usize = 100;
 
 type Checked = Result<(), String>;
 
@@ -1289,4 +1293,19 @@ proptest! {
     fn whatever_happens_there_is_one_cluster_and_it_heals((hosts, servers, events) in story()) {
         live(hosts, servers, &events).map_err(TestCaseError::fail)?;
     }
+}
+
+/// A test of the test: a model in which something never happens proves nothing about it.
+#[test]
+fn the_model_reaches_every_step_change_and_state() {
+    let mut runner = TestRunner::deterministic();
+    let mut reached = BTreeMap::<String, u64>::new();
+    for _ in 0..STORIES {
+        let (hosts, servers, events) = story().new_tree(&mut runner).expect("a story").current();
+        let world = live(hosts, servers, &events).expect("a world at rest");
+        for (what, times) in world.reached {
+            *reached.entry(what).or_default() += times;
+        }
+    }
+    panic!("{reached:#?}");
 }
