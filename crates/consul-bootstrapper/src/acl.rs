@@ -11,8 +11,7 @@ const AGENT: &str = r#"node_prefix "" { policy = "write" } service_prefix "" { p
 /// What a client needs that only looks: DNS, router-config.
 const READER: &str = r#"node_prefix "" { policy = "read" } service_prefix "" { policy = "read" }"#;
 /// What registrator needs.
-const REGISTRATOR: &str =
-    r#"service_prefix "" { policy = "write" } node_prefix "" { policy = "read" } agent_prefix "" { policy = "read" }"#;
+const REGISTRATOR: &str = r#"service_prefix "" { policy = "write" } node_prefix "" { policy = "read" } agent_prefix "" { policy = "read" }"#;
 
 /// Makes the tokens known to Consul, with their policies. Gives how many things were changed.
 ///

@@ -18,11 +18,15 @@ use crate::observed::Role;
 /// the others are clients. A lost server is replaced by another host, one at a time. No address is ever written
 /// down by hand.
 #[derive(Debug, Parser)]
-#[command(name = "consul-bootstrapper", version, args_conflicts_with_subcommands = false)]
+#[command(
+    name = "consul-bootstrapper",
+    version,
+    args_conflicts_with_subcommands = false
+)]
 #[command(
     after_help = "Examples:\n  consul-bootstrapper --etcd http://10.0.0.11:2379,http://10.0.0.12:2379\n  \
                   consul-bootstrapper --role client\n  consul-bootstrapper --dry-run\n  consul-bootstrapper status\n  \
-                  consul-bootstrapper decommission n3\n  consul-bootstrapper snapshot save /tmp/consul.snap\n\nExit codes: 0 \
+                  consul-bootstrapper decommission n3\n  consul-bootstrapper snapshot save /var/lib/colossus/consul/consul.snap\n\nExit codes: 0 \
                   stopped on request, 64 the configuration is wrong, 1 anything else."
 )]
 pub struct Args {
@@ -40,7 +44,13 @@ pub struct Args {
     pub ip: Option<IpAddr>,
 
     /// What this node may be: `auto` takes a server slot while there is one, `client` never does.
-    #[arg(long, env = "COLOSSUS_CONSUL_ROLE", value_name = "ROLE", value_enum, default_value = "auto")]
+    #[arg(
+        long,
+        env = "COLOSSUS_CONSUL_ROLE",
+        value_name = "ROLE",
+        value_enum,
+        default_value = "auto"
+    )]
     pub role: RoleArg,
 
     /// Read the role from this machine's fleet metadata `consul_role`, asking fleet's API here
@@ -93,12 +103,23 @@ pub struct Args {
     pub dns_port: u16,
 
     /// Name servers for what is not Consul's [default: those of /etc/resolv.conf that are not on this list of --dns].
-    #[arg(long, env = "COLOSSUS_DNS_RECURSORS", value_name = "ADDRESSES", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "COLOSSUS_DNS_RECURSORS",
+        value_name = "ADDRESSES",
+        value_delimiter = ','
+    )]
     pub dns_recursors: Option<Vec<IpAddr>>,
 
     /// TLS between Consul agents: `off`; `auto` makes an authority in etcd and a certificate for each node; `files` takes
     /// yours.
-    #[arg(long, env = "COLOSSUS_CONSUL_TLS", value_name = "MODE", value_enum, default_value = "off")]
+    #[arg(
+        long,
+        env = "COLOSSUS_CONSUL_TLS",
+        value_name = "MODE",
+        value_enum,
+        default_value = "off"
+    )]
     pub tls: TlsMode,
 
     /// With --tls=files: the CA (PEM) of the agents' certificates.
@@ -182,7 +203,12 @@ pub enum Command {
     /// you call lost is there with its data.
     Recover {
         /// The servers that will never come back with their data; all but this one.
-        #[arg(long, value_name = "NODES", value_delimiter = ',', required_unless_present = "new_cluster")]
+        #[arg(
+            long,
+            value_name = "NODES",
+            value_delimiter = ',',
+            required_unless_present = "new_cluster"
+        )]
         lost: Vec<DnsLabel>,
         /// Begin a new cluster with no data at all; refused while any node has data.
         #[arg(long, conflicts_with = "lost")]

@@ -136,7 +136,10 @@ mod tests {
         assert!(view.nodes.is_empty());
         let named: Vec<_> = view.rejected.iter().map(String::as_str).collect();
         assert!(
-            named.len() == 2 && named.iter().all(|text| text.starts_with("/colossus/consul/main/nodes/n")),
+            named.len() == 2
+                && named
+                    .iter()
+                    .all(|text| text.starts_with("/colossus/consul/main/nodes/n")),
             "{named:?}"
         );
     }
@@ -144,9 +147,17 @@ mod tests {
     #[test]
     fn a_record_that_cannot_be_is_not_read() {
         let keys = keys();
-        for value in [&b""[..], b"[]", b"{\"version\":2,\"id\":\"x\",\"servers\":3,\"bootstrapped\":true,\"slots\":[]}"] {
+        for value in [
+            &b""[..],
+            b"[]",
+            b"{\"version\":2,\"id\":\"x\",\"servers\":3,\"bootstrapped\":true,\"slots\":[]}",
+        ] {
             let view = ClusterView::read(&keys, &listing(vec![(keys.record(), value.to_vec())]));
-            assert!(matches!(view.record, RecordView::Unreadable(_)), "{:?}", view.record);
+            assert!(
+                matches!(view.record, RecordView::Unreadable(_)),
+                "{:?}",
+                view.record
+            );
         }
     }
 

@@ -101,14 +101,20 @@ pub struct Operator {
 
 impl Operator {
     async fn view(&self) -> Result<ClusterView, CommandError> {
-        let listing = self.etcd.list(self.keys.prefix()).await.map_err(CommandError::Etcd)?;
+        let listing = self
+            .etcd
+            .list(self.keys.prefix())
+            .await
+            .map_err(CommandError::Etcd)?;
         Ok(ClusterView::read(&self.keys, &listing))
     }
 
     fn record(&self, view: &ClusterView) -> Result<ClusterRecord, CommandError> {
         match &view.record {
             RecordView::Present(record) => Ok(record.clone()),
-            RecordView::Absent => Err(CommandError::NoRecord { key: self.keys.record() }),
+            RecordView::Absent => Err(CommandError::NoRecord {
+                key: self.keys.record(),
+            }),
             RecordView::Unreadable(reason) => Err(CommandError::Unreadable(reason.clone())),
         }
     }
@@ -162,7 +168,10 @@ impl Operator {
             check_lost(&record, &view, lost, slot)?;
         }
         let Some(address) = view.nodes.get(&self.node).map(|seen| seen.presence.address) else {
-            return refused(format!("{} is not known in etcd: is consul-bootstrapper running here?", self.node));
+            return refused(format!(
+                "{} is not known in etcd: is consul-bootstrapper running here?",
+                self.node
+            ));
         };
         let Some(id) = self.files.consul_id() else {
             return refused("Consul's data here has no node-id: it never ran".to_owned());
@@ -184,8 +193,14 @@ impl Operator {
             };
         }
         // Last, for the record decides: until the data is marked nothing here acts on it, and to recover once more ends it.
-        self.files.mark_data(&Data::Member { cluster, server: true })?;
-        say(&format!("{} goes on alone with its data; its Consul restarts now", self.node));
+        self.files.mark_data(&Data::Member {
+            cluster,
+            server: true,
+        })?;
+        say(&format!(
+            "{} goes on alone with its data; its Consul restarts now",
+            self.node
+        ));
         self.wait_for(RECOVERY, "a leader", &self.node, async || self.led().await)
             .await?;
         say("Consul has a leader again; other hosts take the free server slots by themselves");
@@ -209,7 +224,9 @@ impl Operator {
         let id = ClusterId::from_random(random().map_err(|error| CommandError::Random(Box::new(error)))?);
         self.edit(|now, view| {
             if now.id != *cluster {
-                return refused("somebody else has recovered the cluster in this moment: see `status`".to_owned());
+                return refused(
+                    "somebody else has recovered the cluster in this moment: see `status`".to_owned(),
+                );
             }
             for slot in now.slots.iter().filter(|slot| slot.node != self.node) {
                 check_lost(now, view, lost, slot)?;
@@ -263,7 +280,12 @@ impl Operator {
     ///
     /// # Errors
     /// When nobody knows the node, or it has not left in time.
-    pub async fn decommission(&self, node: &DnsLabel, undo: bool, wait: Duration) -> Result<(), CommandError> {
+    pub async fn decommission(
+        &self,
+        node: &DnsLabel,
+        undo: bool,
+        wait: Duration,
+    ) -> Result<(), CommandError> {
         self.edit(|record, view| {
             let mut next = record.clone();
             if undo {
@@ -293,7 +315,9 @@ impl Operator {
             Ok(!slot && !self.alive(node).await?)
         })
         .await?;
-        say(&format!("{node} has left; stop its units, or take it back with --undo"));
+        say(&format!(
+            "{node} has left; stop its units, or take it back with --undo"
+        ));
         Ok(())
     }
 
@@ -381,7 +405,8 @@ impl Operator {
     async fn no_leader(&self) -> Result<(), CommandError> {
         if self.led().await? {
             return refused(
-                "Consul has a leader: there is nothing to recover. To take a node out, use `decommission`".to_owned(),
+                "Consul has a leader: there is nothing to recover. To take a node out, use `decommission`"
+                    .to_owned(),
             );
         }
         Ok(())

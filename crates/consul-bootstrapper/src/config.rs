@@ -98,14 +98,18 @@ pub fn render(plan: &AgentPlan, settings: &Settings, secrets: &Secrets) -> Strin
     set("datacenter", json!(settings.datacenter));
     set("data_dir", json!(settings.data_dir));
     // Consul stops a moment after its permit has changed: until then the one that answers is the one before.
-    set("node_meta", json!({ (PERMIT_META): permit_digest(&permit_token(plan)) }));
+    set(
+        "node_meta",
+        json!({ (PERMIT_META): permit_digest(&permit_token(plan)) }),
+    );
     set("server", json!(server));
     set("bind_addr", json!(plan.address));
     set("advertise_addr", json!(plan.address));
     set("client_addr", json!(settings.client_address));
-    // A server that stops comes back as itself; only a client says good-bye.
+    // A server that stops comes back as itself. A client whose host or unit is stopped (SIGTERM) says good-bye, so that its
+    // services go at once; one that is only restarted with another configuration (SIGINT) does not, and they stay.
     set("leave_on_terminate", json!(!server));
-    set("skip_leave_on_interrupt", json!(server));
+    set("skip_leave_on_interrupt", json!(true));
     set("rejoin_after_leave", json!(true));
     set("disable_update_check", json!(true));
     set("performance", json!({ "raft_multiplier": 1 }));
@@ -177,7 +181,10 @@ mod tests {
             node: "n1".parse().expect("a label"),
             address: "10.0.0.1".parse().expect("an address"),
             mode,
-            join: join.iter().map(|address| address.parse().expect("an address")).collect(),
+            join: join
+                .iter()
+                .map(|address| address.parse().expect("an address"))
+                .collect(),
             restart: 0,
             settings: "s".to_owned(),
         }
@@ -230,7 +237,10 @@ mod tests {
 
     #[test]
     fn the_management_token_is_for_servers_and_no_token_is_there_without_acl() {
-        let with_acl = Settings { acl: true, ..settings() };
+        let with_acl = Settings {
+            acl: true,
+            ..settings()
+        };
         let server = rendered(&plan(Mode::Server { expect: None }, &[]), &with_acl);
         assert!(server["acl"]["tokens"]["master"].is_string());
         let client = rendered(&plan(Mode::Client, &[]), &with_acl);
@@ -242,7 +252,10 @@ mod tests {
     fn consul_tells_by_which_permit_it_runs() {
         let plan = plan(Mode::Client, &["10.0.0.2"]);
         let config = rendered(&plan, &settings());
-        assert_eq!(config["node_meta"][PERMIT_META], permit_digest(&permit_token(&plan)));
+        assert_eq!(
+            config["node_meta"][PERMIT_META],
+            permit_digest(&permit_token(&plan))
+        );
     }
 
     #[test]
@@ -256,12 +269,30 @@ mod tests {
         assert!(!base.needs_restart(&same));
         assert_eq!(permit_token(&base), permit_token(&same));
         let others = [
-            AgentPlan { cluster: "c2".into(), ..base.clone() },
-            AgentPlan { node: "n2".parse().expect("a label"), ..base.clone() },
-            AgentPlan { address: "10.0.0.9".parse().expect("an address"), ..base.clone() },
-            AgentPlan { mode: Mode::Client, ..base.clone() },
-            AgentPlan { restart: 1, ..base.clone() },
-            AgentPlan { settings: "t".to_owned(), ..base.clone() },
+            AgentPlan {
+                cluster: "c2".into(),
+                ..base.clone()
+            },
+            AgentPlan {
+                node: "n2".parse().expect("a label"),
+                ..base.clone()
+            },
+            AgentPlan {
+                address: "10.0.0.9".parse().expect("an address"),
+                ..base.clone()
+            },
+            AgentPlan {
+                mode: Mode::Client,
+                ..base.clone()
+            },
+            AgentPlan {
+                restart: 1,
+                ..base.clone()
+            },
+            AgentPlan {
+                settings: "t".to_owned(),
+                ..base.clone()
+            },
         ];
         for other in others {
             assert!(base.needs_restart(&other), "{other:?}");
@@ -271,14 +302,34 @@ mod tests {
 
     #[test]
     fn each_setting_counts_in_the_digest() {
-        let tls = TlsFiles { ca: "a".into(), cert: "b".into(), key: "c".into() };
-        let dns = Dns { addresses: vec![[172, 17, 0, 1].into()], port: 53, recursors: vec![] };
+        let tls = TlsFiles {
+            ca: "a".into(),
+            cert: "b".into(),
+            key: "c".into(),
+        };
+        let dns = Dns {
+            addresses: vec![[172, 17, 0, 1].into()],
+            port: 53,
+            recursors: vec![],
+        };
         let all = [
             settings(),
-            Settings { datacenter: "dc2".to_owned(), ..settings() },
-            Settings { tls: Some(tls), ..settings() },
-            Settings { dns: Some(dns), ..settings() },
-            Settings { acl: true, ..settings() },
+            Settings {
+                datacenter: "dc2".to_owned(),
+                ..settings()
+            },
+            Settings {
+                tls: Some(tls),
+                ..settings()
+            },
+            Settings {
+                dns: Some(dns),
+                ..settings()
+            },
+            Settings {
+                acl: true,
+                ..settings()
+            },
         ];
         let digests: BTreeSet<_> = all.iter().map(Settings::digest).collect();
         assert_eq!(digests.len(), all.len());

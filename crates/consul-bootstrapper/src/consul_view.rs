@@ -9,7 +9,8 @@ use crate::observed::{ConsulState, ConsulView, Member, Peer};
 ///
 /// One that still runs by another permit than `permit` is as good as down: it ends in a moment.
 pub async fn observe(client: &Client, permit: Option<&str>) -> ConsulView {
-    let (agent, members, leader) = tokio::join!(client.agent_self(), client.agent_members(false), client.leader());
+    let (agent, members, leader) =
+        tokio::join!(client.agent_self(), client.agent_members(false), client.leader());
     let (Ok(agent), Ok(members)) = (agent, members) else {
         return ConsulView::Down;
     };

@@ -15,7 +15,9 @@ pub enum Error {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// This host's machine ID.
-    #[error("cannot read this host's machine ID from {path}: mount the host's /etc/machine-id there, or name another file with --machine-id-file")]
+    #[error(
+        "cannot read this host's machine ID from {path}: mount the host's /etc/machine-id there, or name another file with --machine-id-file"
+    )]
     MachineId {
         /// The file.
         path: String,
@@ -62,7 +64,9 @@ pub enum Error {
         key: String,
     },
     /// A secret that cannot be one.
-    #[error("the gossip key at {key} in etcd is none (16, 24 or 32 bytes in base64): put the right one there, or remove it before the cluster is formed")]
+    #[error(
+        "the gossip key at {key} in etcd is none (16, 24 or 32 bytes in base64): put the right one there, or remove it before the cluster is formed"
+    )]
     GossipKey {
         /// Its key.
         key: String,

@@ -92,7 +92,17 @@ fn quorum_lost(f: &mut fmt::Formatter<'_>, alive: &[DnsLabel], lost: &[DnsLabel]
         let names: Vec<_> = nodes.iter().map(DnsLabel::as_str).collect();
         names.join(", ")
     };
-    write!(f, "Consul has lost its quorum: {} away or without data", names(lost))?;
+    if lost.is_empty() {
+        return f.write_str(
+            "Consul has no leader although every server is here with its data: its raft waits for servers of before. See \
+             `consul operator raft list-peers -stale=true`",
+        );
+    }
+    write!(
+        f,
+        "Consul has lost its quorum: {} away or without data",
+        names(lost)
+    )?;
     match alive.first() {
         Some(keep) => write!(
             f,
@@ -154,7 +164,11 @@ impl fmt::Display for Step {
                 let join: Vec<_> = addresses.iter().map(ToString::to_string).collect();
                 write!(f, "make Consul join {}", join.join(", "))
             }
-            Self::RemovePeer(peer) => write!(f, "take the dead server {} at {} out of raft", peer.id, peer.address),
+            Self::RemovePeer(peer) => write!(
+                f,
+                "take the dead server {} at {} out of raft",
+                peer.id, peer.address
+            ),
             Self::Leave => f.write_str("leave Consul's cluster for good"),
             Self::Refuse(refusal) => refusal.fmt(f),
             Self::Rest(state) => state.fmt(f),

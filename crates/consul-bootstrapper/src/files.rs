@@ -18,7 +18,9 @@ use crate::secrets::Secrets;
 #[derive(Debug, Error)]
 pub enum FileError {
     /// It could not be written; what was there is unharmed.
-    #[error("cannot write {path}, the old one is kept: is the disk full or read-only, and is the directory ours (65532)?")]
+    #[error(
+        "cannot write {path}, the old one is kept: is the disk full or read-only, and is the directory ours (65532)?"
+    )]
     Write {
         /// The file.
         path: PathBuf,
@@ -136,7 +138,10 @@ impl Files {
             file.try_lock()?;
             Ok(file)
         };
-        lock().map_err(|source| FileError::Lock { path: path.clone(), source })
+        lock().map_err(|source| FileError::Lock {
+            path: path.clone(),
+            source,
+        })
     }
 
     /// What an earlier process knew; nothing when there was none.
@@ -223,7 +228,10 @@ impl Files {
             }
             std::fs::rename(&raft, &retired)
         };
-        moved().map_err(|source| FileError::Write { path: raft.clone(), source })
+        moved().map_err(|source| FileError::Write {
+            path: raft.clone(),
+            source,
+        })
     }
 
     /// Whether there is a raft log.
@@ -344,11 +352,13 @@ fn read_json<T: DeserializeOwned>(path: &Path, mend: &'static str) -> Result<Opt
             });
         }
     };
-    serde_json::from_slice(&bytes).map(Some).map_err(|source| FileError::Parse {
-        path: path.to_owned(),
-        mend,
-        source,
-    })
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|source| FileError::Parse {
+            path: path.to_owned(),
+            mend,
+            source,
+        })
 }
 
 fn remove(path: &Path) -> Result<(), FileError> {
@@ -398,8 +408,14 @@ mod tests {
             record: Some(ClusterRecord::new("c1".into(), 3)),
             ..Known::default()
         };
-        let data = Data::Member { cluster: "c1".into(), server: true };
-        let secrets = Secrets { gossip: Secret::new("key".to_owned()), acl: None };
+        let data = Data::Member {
+            cluster: "c1".into(),
+            server: true,
+        };
+        let secrets = Secrets {
+            gossip: Secret::new("key".to_owned()),
+            acl: None,
+        };
         files.keep_known(&known).expect("kept");
         files.mark_data(&data).expect("marked");
         files.keep_secrets(&secrets).expect("kept");
@@ -409,7 +425,12 @@ mod tests {
         assert_eq!(files.data().expect("read"), data);
         assert_eq!(files.secrets().expect("read"), Some(secrets));
         assert_eq!(files.permitted().as_deref(), Some("go"));
-        for file in [files.known_file(), files.data_file(), files.secrets_file(), files.config_file()] {
+        for file in [
+            files.known_file(),
+            files.data_file(),
+            files.secrets_file(),
+            files.config_file(),
+        ] {
             let mode = std::fs::metadata(&file).expect("there").permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{}", file.display());
         }
@@ -452,6 +473,9 @@ mod tests {
         std::fs::create_dir(files.config_dir().join(".colossus.json.new")).expect("in the way");
         let error = files.write_config("new").expect_err("not written").to_string();
         assert!(error.contains("colossus.json, the old one is kept"), "{error}");
-        assert_eq!(std::fs::read_to_string(files.config_file()).expect("there"), "old");
+        assert_eq!(
+            std::fs::read_to_string(files.config_file()).expect("there"),
+            "old"
+        );
     }
 }

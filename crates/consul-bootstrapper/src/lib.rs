@@ -98,7 +98,9 @@ pub async fn run(args: Args, mut process: Process) -> Result<(), RunError> {
 async fn operate(setup: Setup, command: Command) -> Result<(), RunError> {
     let operator = setup.into_operator()?;
     match command {
-        Command::Recover { new_cluster: true, .. } => operator.new_cluster().await?,
+        Command::Recover {
+            new_cluster: true, ..
+        } => operator.new_cluster().await?,
         Command::Recover { lost, .. } => operator.recover(&lost).await?,
         Command::Decommission { node, undo, wait } => {
             let node = node.unwrap_or_else(|| operator.node.clone());

@@ -55,7 +55,11 @@ impl Metrics {
                 "Steps taken, by kind and result (ok, conflict, error).",
                 &["step", "result"],
             )?,
-            etcd: gauge(registry, "consul_bootstrapper_etcd_available", "Whether etcd answered last.")?,
+            etcd: gauge(
+                registry,
+                "consul_bootstrapper_etcd_available",
+                "Whether etcd answered last.",
+            )?,
             leader: gauge(
                 registry,
                 "consul_bootstrapper_consul_leader",
@@ -98,12 +102,15 @@ impl Metrics {
     pub fn show(&self, seen: &Observed, step: &Step) {
         let now = state_label(step);
         for state in STATES.iter().chain([&WITHOUT_ETCD]) {
-            self.state.with_label_values(&[*state]).set(i64::from(*state == now));
+            self.state
+                .with_label_values(&[*state])
+                .set(i64::from(*state == now));
         }
         self.etcd.set(i64::from(seen.etcd.is_ok()));
         let led = seen.consul.led();
         self.leader.set(i64::from(led.is_some()));
-        self.healthy.set(i64::from(led.is_some_and(|consul| consul.healthy)));
+        self.healthy
+            .set(i64::from(led.is_some_and(|consul| consul.healthy)));
         let voters = match &seen.consul {
             ConsulView::Up(consul) => consul.peers.iter().filter(|peer| peer.voter).count(),
             ConsulView::Down => 0,

@@ -17,7 +17,7 @@ pub enum Role {
     /// A server while there is a slot for it, else a client.
     #[default]
     Auto,
-    /// As `auto`; says that it waits for a slot when there is none.
+    /// As `auto`; for hosts that are meant to be servers.
     Server,
     /// Never a server.
     Client,

@@ -43,7 +43,13 @@ struct Held {
 
 impl Registration {
     /// A node that is not known yet.
-    pub fn new(client: etcd::Client, keys: &Keys, node: &DnsLabel, ttl: Duration, earlier: Option<String>) -> Self {
+    pub fn new(
+        client: etcd::Client,
+        keys: &Keys,
+        node: &DnsLabel,
+        ttl: Duration,
+        earlier: Option<String>,
+    ) -> Self {
         Self {
             client,
             key: keys.node(node),
@@ -120,15 +126,23 @@ impl Registration {
         let theirs: Presence = serde_json::from_slice(&other.value).ok()?;
         let own = theirs.instance == mine.instance || self.earlier.as_ref() == Some(&theirs.instance);
         let same = own && theirs.host == mine.host && theirs.address == mine.address;
-        (!same && other.lease.is_some()).then_some(Contest::Name { address: theirs.address })
+        (!same && other.lease.is_some()).then_some(Contest::Name {
+            address: theirs.address,
+        })
     }
 
     /// Looks for a live node that was first to have what must be this node's alone.
     ///
     /// # Errors
     /// When etcd does not answer.
-    pub async fn compare(&mut self, nodes: &BTreeMap<DnsLabel, Seen>, mine: &Presence) -> Result<Option<Contest>, Error> {
-        let Some(own) = nodes.get(&mine.node) else { return Ok(None) };
+    pub async fn compare(
+        &mut self,
+        nodes: &BTreeMap<DnsLabel, Seen>,
+        mine: &Presence,
+    ) -> Result<Option<Contest>, Error> {
+        let Some(own) = nodes.get(&mine.node) else {
+            return Ok(None);
+        };
         let Some(contest) = first_claimant(nodes, own) else {
             self.contest = None;
             return Ok(None);
@@ -159,19 +173,9 @@ impl Registration {
         contest
     }
 
-    /// Takes the node's key away.
-    ///
-    /// # Errors
-    /// When etcd does not answer: it ends with its lease then.
-    pub async fn withdraw(&mut self) -> Result<(), Error> {
-        if let Some(held) = self.held.take() {
-            let _ = self
-                .client
-                .delete_if(&self.key, held.mod_revision)
-                .await
-                .map_err(Error::Presence)?;
-        }
-        Ok(())
+    /// The node's key is gone: the next claim makes it anew.
+    pub fn forget(&mut self) {
+        self.held = None;
     }
 }
 

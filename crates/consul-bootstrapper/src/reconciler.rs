@@ -18,10 +18,10 @@ use crate::consul_view;
 use crate::error::Error;
 use crate::files::{Files, Known};
 use crate::keys::Keys;
+use crate::metrics::Metrics;
 use crate::observed::{
     AgentPlan, ConsulView, Data, EtcdView, Local, Me, Observed, Peer, Presence, RecordView,
 };
-use crate::metrics::Metrics;
 use crate::presence::{Registration, Seen};
 use crate::record::{ClusterId, ClusterRecord};
 use crate::secrets::{AclSecrets, CaSecret, Secret, Secrets, agree, is_gossip_key, new_gossip_key, random};
@@ -182,6 +182,8 @@ pub struct Bootstrapper {
     /// Since when a holder of a slot was not seen.
     missing: BTreeMap<DnsLabel, Instant>,
     leaderless_since: Option<Instant>,
+    /// Why what is known could not be kept.
+    unkept: Option<Error>,
     view: watch::Sender<Option<View>>,
     said: Option<String>,
     named: BTreeSet<String>,
@@ -205,6 +207,7 @@ impl Bootstrapper {
             cluster: None,
             missing: BTreeMap::new(),
             leaderless_since: None,
+            unkept: None,
             view,
             said: None,
             named: BTreeSet::new(),
@@ -224,13 +227,19 @@ impl Bootstrapper {
 
     async fn observe(&mut self, make_known: bool) -> Result<Observed, Error> {
         let local = self.local().await?;
-        let permit = local.written.as_ref().filter(|_| local.permitted).map(permit_token);
+        let permit = local
+            .written
+            .as_ref()
+            .filter(|_| local.permitted)
+            .map(permit_token);
         let consul = consul_view::observe(&self.parts.consul.quick, permit.as_deref()).await;
         let etcd = self.observe_etcd(&local.data, make_known).await;
         let contested = self.registration.refused().cloned();
         let (etcd, contested) = match etcd {
             Ok((view, contest)) => (Ok(view), contest.or(contested)),
-            Err(error) => (Err(daemon::error_chain(&error).to_string()), contested),
+            // etcd answers, so what it says counts, and nothing that was known before: look again in a moment.
+            Err(error @ (Error::NoLease | Error::NotKnown)) => return Err(error),
+            Err(error) => (Err(daemon::error_chain(&error)), contested),
         };
         let leaderless = match &consul {
             ConsulView::Up(state) if !state.led => {
@@ -276,9 +285,7 @@ impl Bootstrapper {
         let mine = self.presence(data).await?;
         let mut contest = None;
         let lease = *self.parts.lease.borrow_and_update();
-        if make_known {
-            // A node that is not known decides nothing: another one may be known by its name.
-            let lease = lease.ok_or(Error::NoLease)?;
+        if let Some(lease) = lease.filter(|_| make_known) {
             contest = self.registration.claim(&mine, lease).await?;
         }
         let listing = self
@@ -288,16 +295,24 @@ impl Bootstrapper {
             .await
             .map_err(Error::ReadKeys)?;
         let view = ClusterView::read(&self.parts.keys, &listing);
+        // A node that is not known decides nothing: another one may be known by its name.
+        if make_known && lease.is_none() {
+            return Err(Error::NoLease);
+        }
         if contest.is_none() && make_known {
             if !view.nodes.contains_key(&mine.node) {
+                self.registration.forget();
                 return Err(Error::NotKnown);
             }
             contest = self.registration.compare(&view.nodes, &mine).await?;
         }
         self.name_rejected(&view.rejected);
         let absent = self.absent(&view);
-        if let RecordView::Present(record) = &view.record {
-            self.remember(record, data).await?;
+        if let RecordView::Present(record) = &view.record
+            && make_known
+        {
+            // A full disk must not look like an etcd that is away; what was known stays known.
+            self.unkept = self.remember(record, data).await.err();
         }
         let etcd = EtcdView {
             record: view.record.clone(),
@@ -603,8 +618,16 @@ impl Bootstrapper {
         let files = self.parts.files.clone();
         blocking(move || {
             // Before the permit goes: without this mark nobody could tell whether raft still needs the data.
-            if answers && let Data::Member { cluster, server: true } = files.data()? {
-                files.mark_data(&Data::Member { cluster, server: false })?;
+            if answers
+                && let Data::Member {
+                    cluster,
+                    server: true,
+                } = files.data()?
+            {
+                files.mark_data(&Data::Member {
+                    cluster,
+                    server: false,
+                })?;
             }
             Ok(files.withdraw_permit()?)
         })
@@ -661,7 +684,12 @@ impl Bootstrapper {
     /// Logs a standing once, when it changes.
     fn say(&mut self, step: &Step) {
         let text = step.to_string();
-        if self.said.as_ref() == Some(&text) {
+        // The reason has times in it, and is another one each time.
+        let key = match step {
+            Step::Rest(State::WithoutEtcd { runs, .. }) => format!("without etcd, runs: {runs}"),
+            _ => text.clone(),
+        };
+        if self.said.as_ref() == Some(&key) {
             return;
         }
         match step {
@@ -669,7 +697,7 @@ impl Bootstrapper {
             Step::Refuse(_) | Step::Rest(State::QuorumLost { .. }) => {}
             _ => info!("{text}"),
         }
-        self.said = Some(text);
+        self.said = Some(key);
     }
 
     async fn run(&mut self) -> Result<Outcome<Report>, (Error, Report)> {
@@ -678,6 +706,9 @@ impl Bootstrapper {
         for _ in 0..MAX_STEPS {
             let seen = match self.observe(true).await {
                 Ok(seen) => seen,
+                Err(Error::NoLease | Error::NotKnown) => {
+                    return Ok(Outcome::unchanged().with_retry_after(SOON));
+                }
                 Err(error) => return Err((error, report)),
             };
             let step = next_step(&seen);
@@ -685,7 +716,9 @@ impl Bootstrapper {
             self.parts.metrics.show(&seen, &step);
             self.publish(&seen, &step);
             let applied = self.apply(&step).await;
-            self.parts.metrics.step(&step, applied.as_ref().map_or("error", Applied::as_str));
+            self.parts
+                .metrics
+                .step(&step, applied.as_ref().map_or("error", Applied::as_str));
             match applied {
                 Ok(Applied::Done) => {
                     changes += 1;
@@ -718,10 +751,15 @@ impl Bootstrapper {
         } else {
             Outcome::changed(changes, report)
         };
+        if let Some(error) = self.unkept.take() {
+            return Ok(outcome.with_error(error));
+        }
         Ok(match step {
             Step::Refuse(refusal) => outcome.with_error(refusal.to_string()),
             Step::Rest(state @ State::QuorumLost { .. }) => outcome.with_error(state.to_string()),
-            Step::Rest(State::Settled { .. } | State::Left | State::WithoutEtcd { runs: true, .. }) => outcome,
+            Step::Rest(State::Settled { .. } | State::Left | State::WithoutEtcd { runs: true, .. }) => {
+                outcome
+            }
             _ => outcome.with_retry_after(SOON),
         })
     }
@@ -790,7 +828,10 @@ fn summary(consul: &ConsulView) -> ConsulSummary {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(Error::Cancelled)?
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(Error::Cancelled)?
 }
-

@@ -19,10 +19,17 @@ const KEY: &str = "consul_role";
 ///
 /// # Errors
 /// When fleet does not answer and nothing is known, or the metadata has a word that is no role.
-pub async fn by_fleet(endpoint: &str, machine: &str, given: Role, known: Option<Role>) -> Result<Role, RunError> {
-    let endpoint = endpoint
-        .parse()
-        .map_err(|reason| RunError::config(format!("--fleet {endpoint:?} is no address of fleet's API: {reason}")))?;
+pub async fn by_fleet(
+    endpoint: &str,
+    machine: &str,
+    given: Role,
+    known: Option<Role>,
+) -> Result<Role, RunError> {
+    let endpoint = endpoint.parse().map_err(|reason| {
+        RunError::config(format!(
+            "--fleet {endpoint:?} is no address of fleet's API: {reason}"
+        ))
+    })?;
     let config = fleet::Config {
         timeout: DEADLINE,
         ..fleet::Config::new(endpoint)
@@ -38,7 +45,10 @@ pub async fn by_fleet(endpoint: &str, machine: &str, given: Role, known: Option<
         }
         Err(error) => match known {
             Some(known) => {
-                warn!("fleet does not tell this machine's role, it stays as it was: {}", error_chain(&error));
+                warn!(
+                    "fleet does not tell this machine's role, it stays as it was: {}",
+                    error_chain(&error)
+                );
                 Ok(known)
             }
             None => Err(RunError::failed(error)),

@@ -121,7 +121,8 @@ impl Setup {
             tls,
             replace_after: args.replace_after,
             presence_ttl: ttl,
-            etcd: etcd::Client::new(args.etcd.config().map_err(RunError::config)?).map_err(RunError::config)?,
+            etcd: etcd::Client::new(args.etcd.config().map_err(RunError::config)?)
+                .map_err(RunError::config)?,
             consul: args.consul.config(),
             consul_token: own_token.then(|| files.token("management")),
             keys: Keys::new(&args.cluster),
@@ -214,7 +215,10 @@ fn dns(args: &Args) -> Option<Dns> {
     // An address that is not this host's would keep Consul from starting.
     let (addresses, foreign): (Vec<_>, Vec<_>) = args.dns.iter().partition(|address| is_local(**address));
     if !foreign.is_empty() {
-        warn!(?foreign, "--dns names addresses that this host does not have: left out");
+        warn!(
+            ?foreign,
+            "--dns names addresses that this host does not have: left out"
+        );
     }
     if addresses.is_empty() {
         return None;

@@ -12,6 +12,7 @@
 //! - Without etcd nothing is decided: a node goes on as it was, and a node that never was anything waits.
 //! - Nobody takes the slot of another before that one has been away for long, by the count of the taker, Consul has a
 //!   leader, and every other slot has its vote.
+//! - A server that has lost its data starts only once Consul has a leader.
 //! - A server gives up its slot, and later its data, only while Consul has a leader that can do without it.
 
 use std::collections::BTreeSet;
@@ -21,7 +22,9 @@ use std::time::Duration;
 use contract::DnsLabel;
 use serde::Serialize;
 
-use crate::observed::{AgentPlan, ConsulState, ConsulView, Contest, Data, EtcdView, Me, Mode, Observed, Peer, RecordView, Role};
+use crate::observed::{
+    AgentPlan, ConsulState, ConsulView, Contest, Data, EtcdView, Me, Mode, Observed, Peer, RecordView, Role,
+};
 use crate::record::{ClusterId, ClusterRecord, Slot, SlotState};
 
 /// How long Consul may be without a leader before the loss of its quorum is stated: elections take seconds.
@@ -185,11 +188,16 @@ pub fn next_step(seen: &Observed) -> Step {
         return Step::Refuse(Refusal::Contested(contest.clone()));
     }
     let step = match &etcd.record {
-        RecordView::Unreadable(reason) => Step::Refuse(Refusal::Unreadable { reason: reason.clone() }),
+        RecordView::Unreadable(reason) => Step::Refuse(Refusal::Unreadable {
+            reason: reason.clone(),
+        }),
         RecordView::Absent => without_record(seen, etcd),
         RecordView::Present(record) => match &seen.local.data {
             // What a client has kept of another cluster is of no use to anybody.
-            Data::Member { cluster, server: true } if *cluster != record.id => other_cluster(seen, cluster, record),
+            Data::Member {
+                cluster,
+                server: true,
+            } if *cluster != record.id => other_cluster(seen, cluster, record),
             _ if record.leaving.contains(&seen.me.node) => leave(seen, etcd, record),
             _ if record.bootstrapped => maintain(seen, etcd, record),
             _ => form(seen, etcd, record),
@@ -197,7 +205,9 @@ pub fn next_step(seen: &Observed) -> Step {
     };
     match step {
         // Who takes part in nothing any more must not keep the others from their turn.
-        Step::Refuse(_) | Step::Rest(State::Left) if etcd.restarting.as_ref() == Some(&seen.me.node) => Step::EndTurn,
+        Step::Refuse(_) | Step::Rest(State::Left) if etcd.restarting.as_ref() == Some(&seen.me.node) => {
+            Step::EndTurn
+        }
         step => step,
     }
 }
@@ -219,6 +229,8 @@ fn without_etcd(seen: &Observed, reason: &str) -> Step {
         return rest(false);
     };
     let same = written.cluster == record.id && written.node == seen.me.node && record.bootstrapped;
+    // Who has lost its slot is no server any more.
+    let same = same && (!written.mode.is_server() || record.slot(&seen.me.node).is_some());
     let has_data = match &seen.local.data {
         Data::Member { cluster, server } => *cluster == record.id && (*server || !written.mode.is_server()),
         Data::None => false,
@@ -244,7 +256,9 @@ fn without_record(seen: &Observed, etcd: &EtcdView) -> Step {
         };
     }
     if let Some(other) = etcd.nodes.values().find(|node| node.data != Data::None) {
-        return Step::Rest(State::AwaitsRecord { node: other.node.clone() });
+        return Step::Rest(State::AwaitsRecord {
+            node: other.node.clone(),
+        });
     }
     if seen.me.role == Role::Client {
         return Step::Rest(State::NoCluster);
@@ -305,7 +319,11 @@ fn form(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Step {
     if let Some(other) = foreigner(etcd, record) {
         return Step::Rest(State::AwaitsRecord { node: other });
     }
-    let here = record.slots.iter().filter(|slot| etcd.nodes.contains_key(&slot.node)).count();
+    let here = record
+        .slots
+        .iter()
+        .filter(|slot| etcd.nodes.contains_key(&slot.node))
+        .count();
     let holds = record.slot(&me.node).is_some();
     if !record.sealed {
         let sealed = ClusterRecord {
@@ -377,7 +395,7 @@ fn maintain(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Step {
         return step;
     }
     let step = match record.slot(&seen.me.node) {
-        Some(_) => run_as(seen, record, Mode::Server { expect: None }),
+        Some(_) => run_as(seen, record, mode_with_slot(seen, record)),
         None => without_slot(seen, etcd, record),
     };
     // Last of all: a server that cannot be joined must hold nothing else up.
@@ -423,9 +441,31 @@ fn hold_slot(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Option
     if slot.state == SlotState::Voter {
         return Some(Step::Update(record.with_slot(joining(me)), Change::LostData));
     }
-    let all_here = record.slots.iter().all(|slot| etcd.nodes.contains_key(&slot.node));
+    let all_here = record
+        .slots
+        .iter()
+        .all(|slot| etcd.nodes.contains_key(&slot.node));
     let nobody_has_data = !etcd.nodes.values().any(|node| node.data.is_server_of(&record.id));
     (all_here && nobody_has_data && seen.consul.led().is_none()).then_some(Step::Refuse(Refusal::AllDataLost))
+}
+
+/// How a node runs that holds a slot: as a server, but without data not before there is a leader.
+///
+/// A server that has lost its data votes for anybody. Its vote can make one the leader that is behind, and what the others
+/// have agreed on since is lost (seen with Consul 1.8).
+fn mode_with_slot(seen: &Observed, record: &ClusterRecord) -> Mode {
+    let local = &seen.local;
+    let plan = local.written.as_ref().filter(|plan| plan.cluster == record.id);
+    // It may have been bootstrapped before its data could be marked, or be about to get a leader's.
+    let may_have_data = plan.is_some_and(|plan| match plan.mode {
+        Mode::Server { expect } => expect.is_some() || local.permitted,
+        Mode::Client => false,
+    });
+    if local.data.is_server_of(&record.id) || may_have_data || seen.consul.led().is_some() {
+        Mode::Server { expect: None }
+    } else {
+        Mode::Client
+    }
 }
 
 /// A node without a slot takes one, when that is safe.
@@ -460,7 +500,8 @@ fn take_over(seen: &Observed, record: &ClusterRecord) -> Option<Step> {
     let etcd = seen.etcd.as_ref().ok()?;
     let mut replaceable = record.slots.iter().filter(|slot| {
         // Before the first leader nobody votes, and nothing can be lost.
-        is_long_absent(seen, etcd, slot) && (!record.bootstrapped || nobody_joins_but(seen, etcd, record, &slot.node))
+        is_long_absent(seen, etcd, slot)
+            && (!record.bootstrapped || nobody_joins_but(seen, etcd, record, &slot.node))
     });
     let here = record.slots.iter().find(|slot| slot.address == seen.me.address);
     let holder = replaceable.find(|slot| here.is_none_or(|here| here.node == slot.node))?;
@@ -504,16 +545,24 @@ fn without_slot(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord) -> Ste
 
 /// How many holders of slots are here with their data.
 fn holders_with_data(etcd: &EtcdView, record: &ClusterRecord) -> usize {
-    record.slots.iter().filter(|slot| has_data(etcd, record, &slot.node)).count()
+    record
+        .slots
+        .iter()
+        .filter(|slot| has_data(etcd, record, &slot.node))
+        .count()
 }
 
 fn has_data(etcd: &EtcdView, record: &ClusterRecord, node: &DnsLabel) -> bool {
-    etcd.nodes.get(node).is_some_and(|node| node.data.is_server_of(&record.id))
+    etcd.nodes
+        .get(node)
+        .is_some_and(|node| node.data.is_server_of(&record.id))
 }
 
 /// Whether the holder of a slot has been away for long enough, by etcd and by Consul.
 fn is_long_absent(seen: &Observed, etcd: &EtcdView, slot: &Slot) -> bool {
-    etcd.absent.get(&slot.node).is_some_and(|away| *away >= seen.replace_after)
+    etcd.absent
+        .get(&slot.node)
+        .is_some_and(|away| *away >= seen.replace_after)
         && !etcd.nodes.contains_key(&slot.node)
         && !alive_in_gossip(&seen.consul, &slot.node)
 }
@@ -546,7 +595,10 @@ fn care(seen: &Observed, etcd: &EtcdView, record: &ClusterRecord, consul: &Consu
         return Some(free(record, &slot.node));
     }
     // The leader's node; and one more, since that one may not know that a slot has changed hands.
-    let first = record.slots.iter().find(|slot| etcd.nodes.contains_key(&slot.node));
+    let first = record
+        .slots
+        .iter()
+        .find(|slot| etcd.nodes.contains_key(&slot.node));
     if (consul.leads || first.is_some_and(|slot| slot.node == me.node))
         && let Some(peer) = consul.peers.iter().find(|peer| is_retired(peer, record, consul))
     {
@@ -636,9 +688,11 @@ fn without_leader(seen: &Observed, record: &ClusterRecord) -> Step {
         .map(|slot| slot.node.clone())
         .partition(|node| has_data(etcd, record, node));
     // One that has its data, and was never seen voting since, cannot make up for a voter.
-    let voters = alive
-        .iter()
-        .filter(|node| record.slot(node).is_some_and(|slot| slot.state == SlotState::Voter));
+    let voters = alive.iter().filter(|node| {
+        record
+            .slot(node)
+            .is_some_and(|slot| slot.state == SlotState::Voter)
+    });
     let too_few = !lost.is_empty() && voters.count() < record.quorum() && seen.leaderless >= LEADERLESS;
     if record.bootstrapped && too_few {
         return Step::Rest(State::QuorumLost { alive, lost });
@@ -703,7 +757,11 @@ fn holds_up(seen: &Observed, record: &ClusterRecord) -> Option<&'static str> {
     let Some(consul) = seen.consul.led() else {
         return Some(NO_LEADER);
     };
-    if consul.peers.iter().any(|peer| !is_of_a_slot(peer, record, consul)) {
+    if consul
+        .peers
+        .iter()
+        .any(|peer| !is_of_a_slot(peer, record, consul))
+    {
         return Some("another server is still leaving: it must be gone first");
     }
     (!bears_loss_of(consul, &seen.me.node)).then_some(TOO_FEW)
@@ -729,7 +787,10 @@ fn bears_loss_of(consul: &ConsulState, node: &DnsLabel) -> bool {
 
 /// Whether most voters but `gone` are alive.
 fn bears_removal_of(consul: &ConsulState, gone: Option<&Peer>) -> bool {
-    let others = consul.peers.iter().filter(|peer| peer.voter && gone != Some(*peer));
+    let others = consul
+        .peers
+        .iter()
+        .filter(|peer| peer.voter && gone != Some(*peer));
     let alive = others.clone().filter(|peer| is_alive(consul, peer)).count();
     alive * 2 > others.count()
 }
@@ -768,7 +829,10 @@ fn takes_turns(seen: &Observed, written: &AgentPlan, wanted: &AgentPlan) -> bool
 /// The raft peer that the server of `node` is. Gossip tells its ID: raft keeps the address at which it admitted a server,
 /// which says nothing of one that has moved, and too much of one that has lost its data.
 fn peer_of<'a>(consul: &'a ConsulState, node: &DnsLabel) -> Option<&'a Peer> {
-    let member = consul.members.iter().find(|member| member.node == node.as_str())?;
+    let member = consul
+        .members
+        .iter()
+        .find(|member| member.node == node.as_str())?;
     consul.peers.iter().find(|peer| peer.id == member.id)
 }
 
@@ -783,7 +847,10 @@ fn is_voter(consul: &ConsulState, node: &DnsLabel) -> bool {
 /// Whether raft knows the holders of all slots as voters, dead or alive.
 fn all_vote(consul: &ConsulState, record: &ClusterRecord) -> bool {
     record.slots.iter().all(|slot| {
-        let known = consul.members.iter().any(|member| member.node == slot.node.as_str());
+        let known = consul
+            .members
+            .iter()
+            .any(|member| member.node == slot.node.as_str());
         let mut there = consul.peers.iter().filter(|peer| peer.address == slot.address);
         is_voter(consul, &slot.node) || (!known && there.any(|peer| peer.voter))
     })
@@ -815,7 +882,10 @@ fn joining(me: &Me) -> Slot {
 }
 
 fn moved(me: &Me, record: &ClusterRecord, slot: &Slot) -> Step {
-    Step::Update(record.with_slot(joining(me)), Change::Moved { from: slot.address })
+    Step::Update(
+        record.with_slot(joining(me)),
+        Change::Moved { from: slot.address },
+    )
 }
 
 fn free(record: &ClusterRecord, node: &DnsLabel) -> Step {

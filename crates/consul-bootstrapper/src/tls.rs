@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
@@ -30,7 +31,9 @@ pub const RENEW_AFTER: Duration = Duration::from_secs(60 * 24 * 3600);
 #[derive(Debug, Error)]
 pub enum TlsError {
     /// A file that is not there or holds something else.
-    #[error("cannot use {path} for TLS between Consul agents (--tls-ca-file, --tls-cert-file, --tls-key-file): {reason}")]
+    #[error(
+        "cannot use {path} for TLS between Consul agents (--tls-ca-file, --tls-cert-file, --tls-key-file): {reason}"
+    )]
     File {
         /// The file.
         path: PathBuf,
@@ -38,7 +41,9 @@ pub enum TlsError {
         reason: String,
     },
     /// The certificate would be refused by the other agents.
-    #[error("{cert} is not good for {name} with the CA in {ca}: {reason}. Give the CA that signed it, or a certificate that this CA signed for {name}")]
+    #[error(
+        "{cert} is not good for {name} with the CA in {ca}: {reason}. Give the CA that signed it, or a certificate that this CA signed for {name}"
+    )]
     Refused {
         /// The certificate's file.
         cert: PathBuf,
@@ -107,7 +112,8 @@ fn key_belongs(
     chain: Vec<CertificateDer<'static>>,
     provider: &CryptoProvider,
 ) -> Result<(), TlsError> {
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| unusable(&files.key, &error.to_string()))?;
+    let key =
+        PrivateKeyDer::from_pem_file(&files.key).map_err(|error| unusable(&files.key, &error.to_string()))?;
     match rustls::sign::CertifiedKey::from_der(chain, key, provider) {
         Ok(_) => Ok(()),
         Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => Err(TlsError::OtherKey {
@@ -150,7 +156,9 @@ pub fn new_authority() -> Result<CaSecret, TlsError> {
 /// What the authority's certificate says. Made again from here when it signs, so only its dates may ever change.
 fn authority_params() -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "Colossus Consul CA");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "Colossus Consul CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = (SystemTime::now() - DAY).into();
@@ -174,11 +182,24 @@ pub struct Issued {
 pub fn issue(authority: &CaSecret, datacenter: &str, address: IpAddr) -> Result<Issued, TlsError> {
     let signer = KeyPair::from_pem(authority.key.expose()).map_err(TlsError::Make)?;
     let issuer = Issuer::new(authority_params(), signer);
-    let names = vec![server_name(datacenter), "localhost".to_owned(), address.to_string(), "127.0.0.1".to_owned()];
+    let names = vec![
+        server_name(datacenter),
+        "localhost".to_owned(),
+        address.to_string(),
+        "127.0.0.1".to_owned(),
+    ];
     let mut params = CertificateParams::new(names).map_err(TlsError::Make)?;
-    params.distinguished_name.push(DnType::CommonName, server_name(datacenter));
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params
+        .distinguished_name
+        .push(DnType::CommonName, server_name(datacenter));
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyEncipherment,
+    ];
     params.not_before = (SystemTime::now() - DAY).into();
     params.not_after = (SystemTime::now() + CERTIFICATE_LIFE).into();
     let key = KeyPair::generate().map_err(TlsError::Make)?;
@@ -223,9 +244,16 @@ mod tests {
     fn a_wrong_ca_is_named_with_its_file() {
         let directory = tempfile::tempdir().expect("a directory");
         let authority = new_authority().expect("made");
-        let files = written(directory.path(), &new_authority().expect("made"), &issued(&authority));
+        let files = written(
+            directory.path(),
+            &new_authority().expect("made"),
+            &issued(&authority),
+        );
         let error = check(&files, "dc1").expect_err("signed by another").to_string();
-        assert!(error.contains("ca.pem") && error.contains("Give the CA that signed it"), "{error}");
+        assert!(
+            error.contains("ca.pem") && error.contains("Give the CA that signed it"),
+            "{error}"
+        );
     }
 
     #[test]

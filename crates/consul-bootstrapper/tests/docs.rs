@@ -126,7 +126,11 @@ fn every_metric_and_every_state_is_named() {
     for family in registry.gather() {
         let name = family.name();
         assert!(REFERENCE.contains(&format!("| `{name}` |")), "{name}");
-        for label in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
+        for label in family
+            .get_metric()
+            .iter()
+            .flat_map(prometheus::proto::Metric::get_label)
+        {
             if label.name() == "state" {
                 assert!(
                     REFERENCE.contains(&format!("`{}`", label.value())),

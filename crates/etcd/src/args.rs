@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::config::{Config, ConfigError, Credentials, Endpoint, Password, TlsConfig};
 
 /// How to reach etcd. To be flattened into a service's arguments.
+// etcd itself knows variables of the same names, of which some (`ETCD_CERT_FILE`) mean its server's files: it must not be
+// given this program's environment.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "etcd")]
 pub struct EtcdArgs {

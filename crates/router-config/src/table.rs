@@ -77,6 +77,17 @@ pub struct Route {
     pub out: Vec<(InstanceKey, Health)>,
 }
 
+impl Route {
+    fn new(service: ServiceName) -> Self {
+        Self {
+            service,
+            servers: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            out: Vec::new(),
+        }
+    }
+}
+
 /// A service that gets no route, or not all that it would have, and why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Conflict {
@@ -98,6 +109,13 @@ pub struct RoutingTable {
 }
 
 impl RoutingTable {
+    fn conflict(&mut self, service: &str, reason: String) {
+        self.conflicts.insert(Conflict {
+            service: service.to_owned(),
+            reason,
+        });
+    }
+
     /// Number of host names that answer from one node only.
     pub fn node_routes(&self) -> usize {
         self.routes.values().map(|route| route.nodes.len()).sum()
@@ -125,16 +143,14 @@ pub struct Naming {
 /// rule depends on nothing but the names, so every router decides alike.
 pub fn routing_table(services: &BTreeMap<String, Vec<ServiceInstance>>, naming: &Naming) -> RoutingTable {
     let mut table = RoutingTable::default();
-    for (name, instances) in services.iter().rev() {
-        if let Err(reason) = add_route(&mut table, name, instances, naming) {
-            table.conflicts.insert(Conflict {
-                service: name.clone(),
-                reason,
-            });
-        }
-    }
+    let mut nodes = BTreeMap::new();
     if naming.node_routes {
-        add_node_routes(&mut table, services, naming);
+        (nodes, table.rejected_nodes) = node_labels(services);
+    }
+    for (name, instances) in services.iter().rev() {
+        if let Err(reason) = add_route(&mut table, name, instances, &naming.domain, &nodes) {
+            table.conflict(name, reason);
+        }
     }
     table
 }
@@ -144,12 +160,13 @@ fn add_route(
     table: &mut RoutingTable,
     name: &str,
     instances: &[ServiceInstance],
-    naming: &Naming,
+    domain: &DomainName,
+    nodes: &BTreeMap<&str, DnsLabel>,
 ) -> Result<(), String> {
     let service = name
         .parse::<ServiceName>()
         .map_err(|error| format!("the service name cannot be used: {error}"))?;
-    let host = RouteSpec::by_name(&service, &naming.domain)
+    let host = RouteSpec::by_name(&service, domain)
         .map_err(|error| error.to_string())?
         .host;
     if let Some(route) = table.routes.get(&host) {
@@ -158,41 +175,26 @@ fn add_route(
             "the host name {host} belongs to service \"{holder}\": give one of them another SERVICE_NAME"
         ));
     }
-    table.routes.insert(host, route(&service, instances));
-    Ok(())
-}
-
-/// Adds the routes to single nodes of all services that have a route.
-fn add_node_routes(
-    table: &mut RoutingTable,
-    services: &BTreeMap<String, Vec<ServiceInstance>>,
-    naming: &Naming,
-) {
-    let (nodes, rejected) = node_labels(services);
-    table.rejected_nodes = rejected;
-    for route in table.routes.values_mut() {
-        let instances = services.get(route.service.as_str()).into_iter().flatten();
-        for instance in instances.filter(|instance| instance.health == Health::Healthy) {
-            let Some(node) = nodes.get(instance.key.node.as_str()) else {
-                continue;
-            };
-            match RouteSpec::on_node(&route.service, node, &naming.domain) {
-                Ok(spec) => {
-                    let servers = route.nodes.entry(spec.host).or_default();
-                    servers.push(ServerName::of(&instance.key));
-                }
-                Err(error) => {
-                    table.conflicts.insert(Conflict {
-                        service: route.service.to_string(),
-                        reason: error.to_string(),
-                    });
-                }
+    let mut route = Route::new(service);
+    for instance in instances {
+        if instance.health != Health::Healthy {
+            route.out.push((instance.key.clone(), instance.health));
+            continue;
+        }
+        let server = ServerName::of(&instance.key);
+        if let Some(node) = nodes.get(instance.key.node.as_str()) {
+            match RouteSpec::on_node(&route.service, node, domain) {
+                Ok(spec) => route.nodes.entry(spec.host).or_default().push(server.clone()),
+                Err(error) => table.conflict(name, error.to_string()),
             }
         }
-        for servers in route.nodes.values_mut() {
-            servers.sort();
-        }
+        route.servers.insert(server, instance.endpoint());
     }
+    for servers in route.nodes.values_mut() {
+        servers.sort();
+    }
+    table.routes.insert(host, route);
+    Ok(())
 }
 
 /// The label of each node of `services`, and the nodes that have none, with the reason.
@@ -219,26 +221,6 @@ fn node_labels(
     }
     let labels = holders.into_iter().map(|(label, node)| (node, label)).collect();
     (labels, rejected)
-}
-
-fn route(service: &ServiceName, instances: &[ServiceInstance]) -> Route {
-    let mut route = Route {
-        service: service.clone(),
-        servers: BTreeMap::new(),
-        nodes: BTreeMap::new(),
-        out: Vec::new(),
-    };
-    for instance in instances {
-        match instance.health {
-            Health::Healthy => {
-                route
-                    .servers
-                    .insert(ServerName::of(&instance.key), instance.endpoint());
-            }
-            health => route.out.push((instance.key.clone(), health)),
-        }
-    }
-    route
 }
 
 #[cfg(test)]

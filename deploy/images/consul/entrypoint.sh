@@ -109,12 +109,15 @@ heed_permit() {
   read_permit
   [ "$permit" != "$permitted" ] || return 0
   if [ -n "$permit" ]; then
-    log "the permit $CONSUL_PERMIT has changed: stopping Consul"
+    log "the permit $CONSUL_PERMIT has changed: restarting Consul"
+    # It comes back: on SIGINT a client stays a member, and its services stay known (skip_leave_on_interrupt).
+    signal=INT
   else
     log "the permit $CONSUL_PERMIT is gone: stopping Consul"
+    signal=TERM
   fi
   stopping=permit
-  kill -s TERM "$consul" 2>/dev/null || true
+  kill -s "$signal" "$consul" 2>/dev/null || true
 }
 
 managed() {
@@ -154,7 +157,7 @@ managed() {
     else
       # Who stops the container sees to its own deadline. Without a permit there is nobody else to.
       if [ "$stopping" = permit ] && [ "$stopping_polls" -eq 150 ]; then
-        log "Consul has not ended within 30 s of SIGTERM: killing it"
+        log "Consul has not ended within 30 s: killing it"
         kill -s KILL "$consul" 2>/dev/null || true
       fi
       pause 0.2

@@ -123,7 +123,7 @@ impl Cluster {
             .await?;
         }
         let volumes: Vec<&str> = nodes.iter().map(|node| node.volume()).collect();
-        seed.copy(&volumes).await?;
+        seed.copy(&volumes, &labels).await?;
         for node in nodes {
             let (hostname, address) = (node.hostname(), node.address().to_string());
             let disk = format!("{}:/var", node.volume());

@@ -26,7 +26,7 @@ pub(crate) const RUN_OPTIONS: [&str; 10] = [
 ];
 
 /// How long systemd and Docker may take to start.
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_secs(120);
 
 /// Lets nothing in and nothing out: what the kernel would answer although every process is frozen.
 const FROZEN: &str = "
@@ -243,7 +243,7 @@ impl Node {
     /// When it does not run.
     pub async fn kill_process(&self, unit: &str, signal: &str) {
         self.sh(&format!(
-            "pid=$(docker inspect -f '{{{{.State.Pid}}}}' {unit}) && [ \"$pid\" -gt 0 ] && kill -s {signal} \"$pid\""
+            "pid=$(docker container inspect -f '{{{{.State.Pid}}}}' {unit}) && [ \"$pid\" -gt 0 ] && kill -s {signal} \"$pid\""
         ))
         .await;
     }
@@ -253,7 +253,11 @@ impl Node {
     /// # Errors
     /// When Docker does not answer, or there is no such container any more.
     pub async fn state(&self) -> Result<State, String> {
-        let status = docker(&["inspect", "-f", "{{.State.Status}}", &self.container], SHORT).await?;
+        let status = docker(
+            &["container", "inspect", "-f", "{{.State.Status}}", &self.container],
+            SHORT,
+        )
+        .await?;
         Ok(match status.as_str() {
             "running" => State::On,
             "paused" => State::Frozen,
@@ -279,7 +283,7 @@ impl Node {
     /// Switches it on, and waits until systemd and Docker answer. What they start may take longer.
     ///
     /// # Panics
-    /// When they do not within 60 s.
+    /// When they do not within 2 minutes.
     pub async fn power_on(&self) {
         told(self.boot().await);
     }
@@ -308,7 +312,19 @@ impl Node {
     /// When it does not end by itself within 90 s.
     pub async fn shutdown(&self) {
         told(docker(&["stop", &self.container], LONG).await);
-        let code = told(docker(&["inspect", "-f", "{{.State.ExitCode}}", &self.container], SHORT).await);
+        let code = told(
+            docker(
+                &[
+                    "container",
+                    "inspect",
+                    "-f",
+                    "{{.State.ExitCode}}",
+                    &self.container,
+                ],
+                SHORT,
+            )
+            .await,
+        );
         assert_ne!(code, "137", "{} had to be killed", self.container);
     }
 

@@ -12,8 +12,8 @@ use crate::http;
 /// How often a condition is looked at. Most ask a program on a host, which costs more than waiting.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// How long each part of the platform may take to become ready.
-pub(crate) const READY: Duration = Duration::from_secs(60);
+/// How long each part of the platform may take to become ready. It takes seconds, on a machine that does nothing else.
+pub(crate) const READY: Duration = Duration::from_secs(120);
 
 /// Waits until `condition` is `Ok` and gives its value.
 ///
@@ -122,7 +122,7 @@ impl Cluster {
     /// members, routing on every node.
     ///
     /// # Panics
-    /// When a part is not within 60 s.
+    /// When a part is not within 2 minutes.
     pub async fn until_ready(&self) {
         self.ready(&Steps::silent())
             .await

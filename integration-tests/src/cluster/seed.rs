@@ -13,8 +13,8 @@ pub(crate) const HOST_IMAGE: &str = "colossus/test-host";
 /// Label of a seed; its value says what is in it.
 const LABEL: &str = "colossus.seed";
 
-/// Exit code of seed.sh for one that is not whole.
-const NOT_WHOLE: &str = "exit status: 65";
+/// Written last: a seed without it was never finished.
+const MARKER: &str = ".seed-complete";
 
 /// An image of the platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,9 +92,14 @@ pub(crate) async fn ensure(steps: &Steps) -> Result<Seed, Error> {
         )
         .await
     };
-    let present = list(label.clone()).await?;
-    let volume = match present.split_whitespace().next() {
-        Some(volume) => volume.to_owned(),
+    let mut volume = None;
+    for present in list(label.clone()).await?.split_whitespace() {
+        if volume.is_none() && is_whole(present).await {
+            volume = Some(present.to_owned());
+        }
+    }
+    let volume = match volume {
+        Some(volume) => volume,
         None => {
             let made = make(&label, &images);
             steps.step("the platform's images for the hosts", made).await?
@@ -102,7 +107,7 @@ pub(crate) async fn ensure(steps: &Steps) -> Result<Seed, Error> {
     };
     for old in list(LABEL.to_owned()).await?.split_whitespace() {
         if old != volume {
-            // One that is being copied stays, and goes another time.
+            // One that is in use stays, and goes another time.
             let _ = docker(&["volume", "rm", old], SHORT).await;
         }
     }
@@ -113,23 +118,39 @@ pub(crate) async fn ensure(steps: &Steps) -> Result<Seed, Error> {
     })
 }
 
+/// Whether it was finished: whoever made it may have been killed.
+async fn is_whole(volume: &str) -> bool {
+    let (mount, marker) = (format!("{volume}:/seed:ro"), format!("/seed/{MARKER}"));
+    let look = [
+        "run",
+        "--rm",
+        "--network=none",
+        "-v",
+        &mount,
+        "--entrypoint=test",
+        HOST_IMAGE,
+        "-s",
+        &marker,
+    ];
+    docker(&look, SHORT).await.is_ok()
+}
+
 async fn make(label: &str, images: &[Image]) -> Result<String, String> {
-    let volume = docker(
-        &["volume", "create", "--label", label, &unique("colossus-seed")],
-        SHORT,
-    )
-    .await?;
+    let volume = unique("colossus-seed");
+    docker(&["volume", "create", "--label", label, &volume], SHORT).await?;
     let references: Vec<String> = images.iter().map(Image::reference).collect();
     let pipeline = format!(
-        "set -o pipefail; docker save {} | docker run --rm -i {} -v {volume}:/var --entrypoint /test-bed/seed.sh \
-         {HOST_IMAGE} load '{}'",
+        "set -o pipefail; docker save {} | docker run --rm -i --name {volume} --network=none {} -v {volume}:/var \
+         --entrypoint /test-bed/seed.sh {HOST_IMAGE} load '{}'",
         references.join(" "),
         RUN_OPTIONS.join(" "),
         content(images),
     );
-    match run("bash", &["-c", &pipeline], None, LONG).await {
+    match run("bash", &["-c", &pipeline], None, LONG * 3).await {
         Ok(_) => Ok(volume),
         Err(error) => {
+            // Killing the pipeline leaves the container, which holds the volume.
+            let _ = docker(&["rm", "-f", &volume], SHORT).await;
             let _ = docker(&["volume", "rm", "-f", &volume], SHORT).await;
             Err(error)
         }
@@ -142,38 +163,25 @@ impl Seed {
         self.images
     }
 
-    /// Copies it to new volumes.
-    pub(crate) async fn copy(&self, volumes: &[&str]) -> Result<(), Error> {
+    /// Copies it to new volumes. The container that does it has these labels, to be found if it is left behind.
+    pub(crate) async fn copy(&self, volumes: &[&str], labels: &[&str]) -> Result<(), String> {
         let from = format!("{}:/seed:ro", self.volume);
         let to: Vec<String> = volumes
             .iter()
             .map(|volume| format!("{volume}:/nodes/{volume}"))
             .collect();
         let mut arguments = vec!["run", "--rm", "--entrypoint", "/test-bed/seed.sh", "-v", &from];
+        arguments.extend(labels);
         arguments.extend(RUN_OPTIONS);
         arguments.extend(to.iter().flat_map(|volume| ["-v", volume.as_str()]));
         arguments.extend([HOST_IMAGE, "copy"]);
-        match docker(&arguments, LONG).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.contains(NOT_WHOLE) => {
-                // Made by one that was killed.
-                docker(&["volume", "rm", "-f", &self.volume], SHORT).await?;
-                Err(Error::with_mend(
-                    format!(
-                        "the volume {} with the images for the hosts was incomplete, and is removed",
-                        self.volume
-                    ),
-                    "run this again",
-                ))
-            }
-            Err(error) => Err(error.into()),
-        }
+        docker(&arguments, LONG).await.map(drop)
     }
 }
 
 /// Brings the images of a running host up to date: those that have changed.
 pub(crate) async fn update(container: &str, images: &[Image]) -> Result<(), String> {
-    let marker = ["exec", container, "cat", "/var/.seed-complete"];
+    let marker = ["exec", container, "cat", &format!("/var/{MARKER}")];
     let present = docker(&marker, SHORT).await?;
     let changed: Vec<String> = images
         .iter()
@@ -188,8 +196,8 @@ pub(crate) async fn update(container: &str, images: &[Image]) -> Result<(), Stri
         changed.join(" ")
     );
     run("bash", &["-c", &pipeline], None, LONG).await?;
-    let write = "cat >/var/.seed-complete";
-    let arguments = ["exec", "-i", container, "sh", "-c", write];
+    let write = format!("cat >/var/{MARKER}");
+    let arguments = ["exec", "-i", container, "sh", "-c", &write];
     let content = content(images);
     run("docker", &arguments, Some(content.as_bytes()), SHORT)
         .await

@@ -15,8 +15,8 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 
 use super::{Change, LEADERLESS, Refusal, State, Step, next_step};
 use crate::observed::{
-    AgentPlan, ConsulState, ConsulView, Data, EtcdView, Local, Me, Member, Mode, Observed, Peer, Presence, RecordView,
-    Role,
+    AgentPlan, ConsulState, ConsulView, Data, EtcdView, Local, Me, Member, Mode, Observed, Peer, Presence,
+    RecordView, Role,
 };
 use crate::record::{ClusterRecord, SlotState};
 
@@ -125,6 +125,8 @@ struct Host {
     record: Option<ClusterRecord>,
     written: Option<AgentPlan>,
     raft: Option<usize>,
+    /// How far its raft log goes.
+    log: u64,
     consul_id: u32,
     knows: BTreeSet<IpAddr>,
     // What ends with the host.
@@ -150,6 +152,8 @@ struct Raft {
     peers: Vec<RaftPeer>,
     leader: Option<usize>,
     healthy: bool,
+    /// How far a majority of the voters has the log.
+    committed: u64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -186,7 +190,10 @@ fn address(number: u8) -> IpAddr {
 /// The first word of a value's `Debug`.
 fn kind(value: &impl std::fmt::Debug) -> String {
     let text = format!("{value:?}");
-    text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
+    text.split(|c: char| !c.is_alphanumeric())
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 impl World {
@@ -207,6 +214,7 @@ impl World {
             record: None,
             written: None,
             raft: None,
+            log: 0,
             consul_id: number as u32,
             knows: BTreeSet::new(),
             permitted: false,
@@ -239,7 +247,10 @@ impl World {
     }
 
     fn runs_server(&self, host: usize) -> bool {
-        self.hosts[host].agent.as_ref().is_some_and(|agent| agent.plan.mode.is_server())
+        self.hosts[host]
+            .agent
+            .as_ref()
+            .is_some_and(|agent| agent.plan.mode.is_server())
     }
 
     fn by_consul_id(&self, id: u32) -> Option<usize> {
@@ -252,7 +263,10 @@ impl World {
         let found = from == to
             || target.address == peer.address
             || source.agent.as_ref().is_some_and(|agent| {
-                agent.members.get(&to).is_some_and(|member| member.alive && member.address == target.address)
+                agent
+                    .members
+                    .get(&to)
+                    .is_some_and(|member| member.alive && member.address == target.address)
             });
         self.runs_server(to) && target.raft == Some(raft) && source.side == target.side && found
     }
@@ -261,13 +275,17 @@ impl World {
     fn is_informed(&self, host: usize, raft: usize) -> bool {
         let this = &self.hosts[host];
         let Some(agent) = &this.agent else { return false };
-        self.rafts[raft].peers.iter().filter(|peer| peer.voter).all(|peer| {
-            let alive = self
-                .by_consul_id(peer.id)
-                .is_some_and(|voter| self.runs_server(voter) && self.hosts[voter].side == this.side);
-            let mut members = agent.members.values();
-            members.any(|member| member.id == peer.id.to_string() && member.alive) == alive
-        })
+        self.rafts[raft]
+            .peers
+            .iter()
+            .filter(|peer| peer.voter)
+            .all(|peer| {
+                let alive = self
+                    .by_consul_id(peer.id)
+                    .is_some_and(|voter| self.runs_server(voter) && self.hosts[voter].side == this.side);
+                let mut members = agent.members.values();
+                members.any(|member| member.id == peer.id.to_string() && member.alive) == alive
+            })
     }
 
     fn has_majority(&self, candidate: usize, raft: usize) -> bool {
@@ -281,7 +299,10 @@ impl World {
 
     fn is_voter(&self, host: usize, raft: usize) -> bool {
         let id = self.hosts[host].consul_id;
-        self.rafts[raft].peers.iter().any(|peer| peer.id == id && peer.voter)
+        self.rafts[raft]
+            .peers
+            .iter()
+            .any(|peer| peer.id == id && peer.voter)
     }
 
     fn is_peer(&self, host: usize, raft: usize) -> bool {
@@ -367,7 +388,10 @@ impl World {
                 }
                 this.absent.retain(|node, _| record.slot(node).is_some());
                 for slot in &record.slots {
-                    let lives = self.presences.values().any(|(presence, _)| presence.node == slot.node);
+                    let lives = self
+                        .presences
+                        .values()
+                        .any(|(presence, _)| presence.node == slot.node);
                     if lives {
                         this.absent.remove(&slot.node);
                     } else {
@@ -385,7 +409,11 @@ impl World {
                     .values()
                     .map(|(presence, _)| (presence.node.clone(), presence.clone()))
                     .collect(),
-                absent: this.absent.iter().map(|(node, ticks)| (node.clone(), TICK * *ticks)).collect(),
+                absent: this
+                    .absent
+                    .iter()
+                    .map(|(node, ticks)| (node.clone(), TICK * *ticks))
+                    .collect(),
                 restarting: self.turn.map(|(holder, _)| self.hosts[holder].name.clone()),
             })
         } else {
@@ -486,14 +514,22 @@ impl World {
             Step::Join(addresses) => {
                 ensure!(!addresses.is_empty(), "n{host} joins nobody");
                 let here = self.hosts[host].side;
-                let answering = self.hosts.iter().filter(|other| other.agent.is_some() && other.side == here);
-                let found: Vec<_> = answering.map(|other| other.address).filter(|at| addresses.contains(at)).collect();
+                let answering = self
+                    .hosts
+                    .iter()
+                    .filter(|other| other.agent.is_some() && other.side == here);
+                let found: Vec<_> = answering
+                    .map(|other| other.address)
+                    .filter(|at| addresses.contains(at))
+                    .collect();
                 self.hosts[host].knows.extend(found);
             }
             Step::RemovePeer(peer) => {
                 if let Some(raft) = self.led(host) {
                     let informed = seen.fresh && self.is_informed(host, raft);
-                    self.rafts[raft].peers.retain(|other| other.id.to_string() != peer.id);
+                    self.rafts[raft]
+                        .peers
+                        .retain(|other| other.id.to_string() != peer.id);
                     ensure!(
                         !informed || self.leader(raft).is_some(),
                         "n{host} took the leader's quorum away with {peer:?}"
@@ -510,29 +546,51 @@ impl World {
     /// A change of the record, which the compare-and-swap let through.
     fn put(&mut self, host: usize, next: &ClusterRecord, change: &Change) -> Checked {
         *self.reached.entry(kind(change)).or_default() += 1;
-        next.check().map_err(|problem| format!("n{host} writes a record that cannot be: {problem}"))?;
+        next.check()
+            .map_err(|problem| format!("n{host} writes a record that cannot be: {problem}"))?;
         let name = self.hosts[host].name.clone();
         if let Some((now, _)) = &self.record {
             ensure!(now != next, "n{host} changes nothing by {change:?}");
             if now.bootstrapped {
-                ensure!(next.id == now.id && next.bootstrapped, "n{host} forgets a cluster by {change:?}");
+                ensure!(
+                    next.id == now.id && next.bootstrapped,
+                    "n{host} forgets a cluster by {change:?}"
+                );
                 ensure!(next.servers >= now.servers, "n{host} shrinks the cluster");
-                let gone: Vec<_> = now.slots.iter().filter(|slot| next.slot(&slot.node).is_none()).collect();
-                ensure!(gone.len() <= 1, "n{host} frees two slots at once by {change:?}: {now:?}");
+                let gone: Vec<_> = now
+                    .slots
+                    .iter()
+                    .filter(|slot| next.slot(&slot.node).is_none())
+                    .collect();
+                ensure!(
+                    gone.len() <= 1,
+                    "n{host} frees two slots at once by {change:?}: {now:?}"
+                );
                 // Who is a server already takes nothing from anybody by claiming a slot.
                 let known = self.hosts[host].mark.is_server_of(&now.id)
-                    || self.led(host).is_some_and(|raft| self.is_peer(host, raft) && self.runs_server(host));
+                    || self
+                        .led(host)
+                        .is_some_and(|raft| self.is_peer(host, raft) && self.runs_server(host));
                 let hands_over = match change {
                     Change::TakeOver { .. } | Change::Free { .. } => true,
                     Change::Claim => !known,
                     _ => false,
                 };
-                let lives = |node: &DnsLabel| self.presences.values().any(|(presence, _)| presence.node == *node);
+                let lives = |node: &DnsLabel| {
+                    self.presences
+                        .values()
+                        .any(|(presence, _)| presence.node == *node)
+                };
                 let joining = now.slots.iter().filter(|slot| lives(&slot.node)).find(|slot| {
-                    slot.state == SlotState::Joining && slot.node != name && gone.iter().all(|gone| gone.node != slot.node)
+                    slot.state == SlotState::Joining
+                        && slot.node != name
+                        && gone.iter().all(|gone| gone.node != slot.node)
                 });
                 if let (true, Some(joining)) = (hands_over, joining) {
-                    return Err(format!("{change:?} by n{host} while {} has no vote: {now:?}", joining.node));
+                    return Err(format!(
+                        "{change:?} by n{host} while {} has no vote: {now:?}",
+                        joining.node
+                    ));
                 }
             }
         }
@@ -542,16 +600,25 @@ impl World {
     }
 
     fn configure(&mut self, host: usize, seen: &Seen, plan: &AgentPlan) -> Checked {
-        let restarts = self.hosts[host].agent.as_ref().is_some_and(|agent| agent.plan.needs_restart(plan));
+        let restarts = self.hosts[host]
+            .agent
+            .as_ref()
+            .is_some_and(|agent| agent.plan.needs_restart(plan));
         let voter = (0..self.rafts.len()).find(|raft| {
             self.hosts[host].raft == Some(*raft) && self.runs_server(host) && self.is_voter(host, *raft)
         });
         if let (true, Some(raft)) = (restarts, voter) {
             let turn = self.turn.is_some_and(|(holder, _)| holder == host);
-            let moved = self.hosts[host].agent.as_ref().is_some_and(|agent| agent.plan.address != plan.address);
+            let moved = self.hosts[host]
+                .agent
+                .as_ref()
+                .is_some_and(|agent| agent.plan.address != plan.address);
             let lost = seen.observed.leaderless >= LEADERLESS;
             if seen.fresh && self.reaches_etcd(host) {
-                ensure!(turn || moved || lost, "n{host} restarts a voter out of turn: {plan:?}");
+                ensure!(
+                    turn || moved || lost,
+                    "n{host} restarts a voter out of turn: {plan:?}"
+                );
             }
             self.restarting.remove(&host);
             if self.leader(raft).is_some() && (seen.fresh || turn) && !moved {
@@ -566,8 +633,11 @@ impl World {
         let server_runs = self.runs_server(host);
         let this = &mut self.hosts[host];
         if plan.mode.is_server() && matches!(this.mark, Data::Member { server: false, .. }) {
-            ensure!(!server_runs || this.raft.is_none(), "n{host} puts aside the log of a server that runs");
-            (this.raft, this.mark) = (None, Data::None);
+            ensure!(
+                !server_runs || this.raft.is_none(),
+                "n{host} puts aside the log of a server that runs"
+            );
+            (this.raft, this.log, this.mark) = (None, 0, Data::None);
         }
         this.written = Some(plan.clone());
         this.permitted = true;
@@ -587,7 +657,9 @@ impl World {
             if informed {
                 let mut others = (0..self.hosts.len()).filter(|other| *other != host);
                 ensure!(
-                    others.any(|other| self.runs_server(other) && self.is_voter(other, raft) && self.has_majority(other, raft)),
+                    others.any(|other| self.runs_server(other)
+                        && self.is_voter(other, raft)
+                        && self.has_majority(other, raft)),
                     "n{host} leaves a cluster that cannot do without it"
                 );
             }
@@ -621,14 +693,19 @@ impl World {
         }
         self.gossip();
         for raft in 0..self.rafts.len() {
-            self.elect(raft);
+            self.elect(raft)?;
             self.change_peers(raft);
+            self.replicate(raft);
         }
         self.bootstrap()?;
         for host in 0..self.hosts.len() {
             let led = self.led(host).is_some();
             let this = &mut self.hosts[host];
-            this.leaderless = if led || this.agent.is_none() { 0 } else { this.leaderless + 1 };
+            this.leaderless = if led || this.agent.is_none() {
+                0
+            } else {
+                this.leaderless + 1
+            };
             for ticks in this.absent.values_mut() {
                 *ticks += 1;
             }
@@ -661,7 +738,9 @@ impl World {
 
     /// Everybody who is connected knows of everybody.
     fn gossip(&mut self) {
-        let agents: Vec<usize> = (0..self.hosts.len()).filter(|host| self.hosts[*host].agent.is_some()).collect();
+        let agents: Vec<usize> = (0..self.hosts.len())
+            .filter(|host| self.hosts[*host].agent.is_some())
+            .collect();
         for host in &agents {
             let side = self.hosts[*host].side;
             let running: BTreeSet<IpAddr> = agents
@@ -689,11 +768,21 @@ impl World {
             }
         }
         for host in &agents {
-            let pool: Vec<usize> = agents.iter().copied().filter(|other| pools[other] == pools[host]).collect();
-            let told: BTreeMap<usize, Member> = pool.iter().map(|other| (*other, self.member(*other))).collect();
+            let pool: Vec<usize> = agents
+                .iter()
+                .copied()
+                .filter(|other| pools[other] == pools[host])
+                .collect();
+            let told: BTreeMap<usize, Member> =
+                pool.iter().map(|other| (*other, self.member(*other))).collect();
             let heard: BTreeMap<usize, Member> = pool
                 .iter()
-                .flat_map(|other| self.hosts[*other].agent.iter().flat_map(|agent| agent.members.clone()))
+                .flat_map(|other| {
+                    self.hosts[*other]
+                        .agent
+                        .iter()
+                        .flat_map(|agent| agent.members.clone())
+                })
                 .collect();
             let this = &mut self.hosts[*host];
             this.knows.extend(told.values().map(|member| member.address));
@@ -719,20 +808,62 @@ impl World {
         }
     }
 
-    fn elect(&mut self, raft: usize) {
+    fn elect(&mut self, raft: usize) -> Checked {
         if self.leader(raft).is_some() {
-            return;
+            return Ok(());
         }
-        let candidate = (0..self.hosts.len()).find(|host| {
-            self.runs_server(*host)
-                && self.hosts[*host].raft == Some(raft)
-                && self.is_voter(*host, raft)
-                && self.has_majority(*host, raft)
-        });
-        if candidate.is_some() {
+        let mut elected = None;
+        for candidate in 0..self.hosts.len() {
+            let log = self.hosts[candidate].log;
+            let runs = self.runs_server(candidate) && self.hosts[candidate].raft == Some(raft);
+            if !runs || !self.is_voter(candidate, raft) {
+                continue;
+            }
+            let voters: Vec<&RaftPeer> = self.rafts[raft].peers.iter().filter(|peer| peer.voter).collect();
+            let votes = |peer: &RaftPeer| {
+                let voter = self.by_consul_id(peer.id);
+                voter.is_some_and(|voter| {
+                    self.hosts[voter].log <= log && self.answers(candidate, voter, peer, raft)
+                })
+            };
+            let side = self.hosts[candidate].side;
+            // A server that has lost its data knows of nothing newer.
+            let forgot = |peer: &RaftPeer| {
+                let mut hosts =
+                    (0..self.hosts.len()).filter(|host| self.hosts[*host].address == peer.address);
+                hosts.any(|host| {
+                    self.runs_server(host) && self.hosts[host].raft.is_none() && self.hosts[host].side == side
+                })
+            };
+            let granted = voters.iter().filter(|peer| votes(peer)).count();
+            let wrongly = voters.iter().filter(|peer| votes(peer) || forgot(peer)).count();
+            ensure!(
+                wrongly * 2 <= voters.len() || log >= self.rafts[raft].committed,
+                "n{candidate} can be elected, and would lose what was committed"
+            );
+            if granted * 2 > voters.len() {
+                elected = Some(candidate);
+            }
+        }
+        if elected.is_some() {
             self.changes += 1;
         }
-        self.rafts[raft].leader = candidate;
+        self.rafts[raft].leader = elected;
+        Ok(())
+    }
+
+    /// Whoever is there has what the leader has.
+    fn replicate(&mut self, raft: usize) {
+        let Some(leader) = self.leader(raft) else { return };
+        let log = self.hosts[leader].log + 1;
+        for peer in self.rafts[raft].peers.clone() {
+            if let Some(host) = self.by_consul_id(peer.id)
+                && self.answers(leader, host, &peer, raft)
+            {
+                self.hosts[host].log = log;
+            }
+        }
+        self.rafts[raft].committed = log;
     }
 
     /// What a leader and autopilot do: one change at a time.
@@ -780,8 +911,12 @@ impl World {
     /// Consul's own rule: as many servers as are expected see each other, and none of them has data.
     fn bootstrap(&mut self) -> Checked {
         for host in 0..self.hosts.len() {
-            let Some(agent) = &self.hosts[host].agent else { continue };
-            let Mode::Server { expect: Some(expect) } = agent.plan.mode else { continue };
+            let Some(agent) = &self.hosts[host].agent else {
+                continue;
+            };
+            let Mode::Server { expect: Some(expect) } = agent.plan.mode else {
+                continue;
+            };
             let servers: Vec<usize> = agent
                 .members
                 .iter()
@@ -817,8 +952,9 @@ impl World {
                 peers: servers.iter().map(peer).collect(),
                 leader: None,
                 healthy: false,
+                committed: 0,
             });
-            self.elect(raft);
+            self.elect(raft)?;
         }
         Ok(())
     }
@@ -837,7 +973,12 @@ impl World {
     }
 
     fn free_address(&self, wanted: u8) -> IpAddr {
-        let taken: BTreeSet<IpAddr> = self.hosts.iter().filter(|host| host.on).map(|host| host.address).collect();
+        let taken: BTreeSet<IpAddr> = self
+            .hosts
+            .iter()
+            .filter(|host| host.on)
+            .map(|host| host.address)
+            .collect();
         (0..=u8::MAX)
             .map(|more| address(1 + (wanted.wrapping_add(more)) % 32))
             .find(|at| !taken.contains(at))
@@ -849,7 +990,10 @@ impl World {
         if this.on || this.scrapped {
             return;
         }
-        let taken = self.hosts.iter().any(|other| other.on && other.address == this.address);
+        let taken = self
+            .hosts
+            .iter()
+            .any(|other| other.on && other.address == this.address);
         if taken {
             self.hosts[host].address = self.free_address(host as u8);
         }
@@ -860,13 +1004,18 @@ impl World {
         self.ids += 1;
         let this = &mut self.hosts[host];
         this.mark = Data::None;
-        this.raft = None;
+        (this.raft, this.log) = (None, 0);
         this.consul_id = self.ids;
         this.knows.clear();
         if all {
             this.record = None;
             this.written = None;
         }
+    }
+
+    fn may_bootstrap(&self, host: usize) -> bool {
+        let plan = self.hosts[host].written.as_ref();
+        plan.is_some_and(|plan| matches!(plan.mode, Mode::Server { expect: Some(_) }))
     }
 
     /// Lets one thing happen.
@@ -899,18 +1048,27 @@ impl World {
             Event::PowerOn(host) => self.power_on(at(host)),
             Event::Wipe(host, all) => {
                 self.power_cut(at(host));
-                self.wipe(at(host), *all);
+                // Who may bootstrap still, and is emptied meanwhile, is told from a new one by its other files alone.
+                let all = *all || self.may_bootstrap(at(host));
+                self.wipe(at(host), all);
                 self.power_on(at(host));
             }
             Event::WipeInPlace(host) => {
-                let this = &mut self.hosts[at(host)];
-                // Who may bootstrap still, and is emptied by hand meanwhile, is not told from a new one.
-                let may_bootstrap =
-                    |plan: &AgentPlan| matches!(plan.mode, Mode::Server { expect: Some(_) });
-                if this.on && !this.written.as_ref().is_some_and(may_bootstrap) {
+                // With another fault at the same time its vote does harm before anybody could know.
+                let healthy = self.led(at(host)).is_some_and(|raft| {
+                    let peers = self.rafts[raft].peers.iter();
+                    let leader = self.leader(raft).unwrap_or_default();
+                    peers.into_iter().all(|peer| {
+                        self.by_consul_id(peer.id)
+                            .is_some_and(|host| self.answers(leader, host, peer, raft))
+                    })
+                });
+                if healthy && !self.may_bootstrap(at(host)) {
+                    let this = &mut self.hosts[at(host)];
                     this.agent = None;
                     this.saw = None;
                     self.wipe(at(host), false);
+                    self.tick()?;
                 }
             }
             Event::Scrap(host) => {
@@ -918,7 +1076,7 @@ impl World {
                 if left > 3 {
                     self.power_cut(at(host));
                     self.hosts[at(host)].scrapped = true;
-                    self.hosts[at(host)].raft = None;
+                    (self.hosts[at(host)].raft, self.hosts[at(host)].log) = (None, 0);
                 }
             }
             Event::Crash(host) => self.hosts[at(host)].agent = None,
@@ -968,14 +1126,19 @@ impl World {
 
     /// Only while a node with data is there: nothing else could know of the cluster.
     fn wipe_etcd(&mut self, first: usize) -> Checked {
-        let Some((record, _)) = self.record.clone() else { return Ok(()) };
+        let Some((record, _)) = self.record.clone() else {
+            return Ok(());
+        };
         let knows = |host: &usize| {
             let this = &self.hosts[*host];
-            self.reaches_etcd(*host) && matches!(&this.mark, Data::Member { cluster, .. } if *cluster == record.id)
+            self.reaches_etcd(*host)
+                && matches!(&this.mark, Data::Member { cluster, .. } if *cluster == record.id)
         };
         let count = self.hosts.len();
         let order = (0..count).map(|offset| (first + offset) % count);
-        let Some(witness) = order.into_iter().find(knows) else { return Ok(()) };
+        let Some(witness) = order.into_iter().find(knows) else {
+            return Ok(());
+        };
         let (kept, turn) = (self.record.take(), self.turn.take());
         let seen = self.observe(witness);
         if let Step::Create(..) = next_step(&seen.observed) {
@@ -1054,7 +1217,8 @@ impl World {
             data += 1;
             marked += usize::from(host.mark.is_server_of(&record.id));
         }
-        let anywhere = |has: &dyn Fn(&Host) -> bool| self.hosts.iter().any(|host| !host.scrapped && has(host));
+        let anywhere =
+            |has: &dyn Fn(&Host) -> bool| self.hosts.iter().any(|host| !host.scrapped && has(host));
         if marked * 2 > voters.len() {
             Prospects::Good
         } else if data * 2 > voters.len() || !record.bootstrapped {
@@ -1080,10 +1244,17 @@ impl World {
                 )
             });
             let hosts: Vec<_> = hosts.collect();
-            format!("{prospects:?}: {ends:?}\n{record:?}\n{raft:?}\n{}", hosts.join("\n"))
+            format!(
+                "{prospects:?}: {ends:?}\n{record:?}\n{raft:?}\n{}",
+                hosts.join("\n")
+            )
         };
         let led = (0..self.rafts.len()).any(|raft| self.leader(raft).is_some());
-        let candidates = self.hosts.iter().filter(|host| host.on && self.may_serve(host)).count();
+        let candidates = self
+            .hosts
+            .iter()
+            .filter(|host| host.on && self.may_serve(host))
+            .count();
         let Some((record, _)) = &self.record else {
             ensure!(candidates == 0, "there is no record: {}", tell());
             return Ok(());
@@ -1095,18 +1266,24 @@ impl World {
             }
             Prospects::QuorumLost | Prospects::AllLost => {
                 ensure!(!led, "a leader without a quorum: {}", tell());
-                return self.judge_lost(prospects, record, ends).map_err(|why| format!("{why}: {}", tell()));
+                return self
+                    .judge_lost(prospects, record, ends)
+                    .map_err(|why| format!("{why}: {}", tell()));
             }
             Prospects::Unborn | Prospects::Unmarked => {}
         }
         if led && !self.is_in_the_way() {
-            self.judge_led(record, candidates, ends).map_err(|why| format!("{why}: {}", tell()))?;
+            self.judge_led(record, candidates, ends)
+                .map_err(|why| format!("{why}: {}", tell()))?;
         }
         Ok(())
     }
 
     fn may_serve(&self, host: &Host) -> bool {
-        let leaving = self.record.as_ref().is_some_and(|(record, _)| record.leaving.contains(&host.name));
+        let leaving = self
+            .record
+            .as_ref()
+            .is_some_and(|(record, _)| record.leaving.contains(&host.name));
         host.role != Role::Client && !leaving
     }
 
@@ -1114,7 +1291,11 @@ impl World {
     /// losing itself.
     fn is_in_the_way(&self) -> bool {
         let peers = self.rafts.iter().flat_map(|raft| &raft.peers);
-        let taken = |peer: &RaftPeer| self.hosts.iter().any(|host| host.address == peer.address && host.consul_id != peer.id);
+        let taken = |peer: &RaftPeer| {
+            self.hosts
+                .iter()
+                .any(|host| host.address == peer.address && host.consul_id != peer.id)
+        };
         let alive = |peer: &RaftPeer| self.hosts.iter().any(|host| host.on && host.consul_id == peer.id);
         peers.clone().any(|peer| taken(peer) && alive(peer))
     }
@@ -1140,7 +1321,9 @@ impl World {
             let good = match state {
                 State::Settled { server } => *server == slot.is_some() && *server == self.is_voter(number, 0),
                 State::Left => record.leaving.contains(&host.name) && slot.is_none(),
-                State::CannotLeave { .. } => record.leaving.contains(&host.name) && (servers <= 2 || servers < record.slots.len()),
+                State::CannotLeave { .. } => {
+                    record.leaving.contains(&host.name) && (servers <= 2 || servers < record.slots.len())
+                }
                 State::AwaitsRestart { .. } => !whole,
                 _ => false,
             };
@@ -1149,10 +1332,15 @@ impl World {
                 ensure!(slot.state == SlotState::Voter, "n{number} has no vote");
             }
             if let (State::Settled { .. }, Some(agent)) = (state, &host.agent) {
-                ensure!(agent.plan.restart == record.restart, "n{number} was not restarted");
+                ensure!(
+                    agent.plan.restart == record.restart,
+                    "n{number} was not restarted"
+                );
             }
         }
-        let running = (0..self.hosts.len()).filter(|host| self.runs_server(*host)).count();
+        let running = (0..self.hosts.len())
+            .filter(|host| self.runs_server(*host))
+            .count();
         ensure!(running <= usize::from(record.servers), "{running} servers run");
         let strangers = self.rafts[0].peers.iter().filter(|peer| {
             let node = self.by_consul_id(peer.id).map(|host| &self.hosts[host].name);
@@ -1160,20 +1348,28 @@ impl World {
             !slots.any(|slot| Some(&slot.node) == node || slot.address == peer.address)
         });
         let all_here = servers == record.slots.len();
-        ensure!(!all_here || strangers.count() == 0, "a server of nobody's slot is left in raft");
+        ensure!(
+            !all_here || strangers.count() == 0,
+            "a server of nobody's slot is left in raft"
+        );
         Ok(())
     }
 
     fn judge_lost(&self, prospects: Prospects, record: &ClusterRecord, ends: &[Option<Step>]) -> Checked {
         // Who was no server any more may have given up its data meanwhile.
-        let all_lost = !self.hosts.iter().any(|host| host.on && host.mark.is_server_of(&record.id));
+        let all_lost = !self
+            .hosts
+            .iter()
+            .any(|host| host.on && host.mark.is_server_of(&record.id));
         for (host, end) in self.hosts.iter().zip(ends) {
             let holds = record.slot(&host.name).is_some();
             let good = match end {
                 None => true,
                 Some(Step::Refuse(Refusal::AllDataLost)) => all_lost && holds,
                 Some(Step::Rest(State::QuorumLost { .. })) => true,
-                Some(Step::Rest(State::Left | State::CannotLeave { .. })) => record.leaving.contains(&host.name),
+                Some(Step::Rest(State::Left | State::CannotLeave { .. })) => {
+                    record.leaving.contains(&host.name)
+                }
                 _ => false,
             };
             ensure!(good, "{} ends in {end:?}", host.name);
@@ -1183,7 +1379,12 @@ impl World {
             .iter()
             .all(|slot| self.hosts.iter().any(|host| host.on && host.name == slot.node));
         if prospects == Prospects::AllLost && all_there {
-            for (host, end) in self.hosts.iter().zip(ends).filter(|(host, _)| record.slot(&host.name).is_some()) {
+            for (host, end) in self
+                .hosts
+                .iter()
+                .zip(ends)
+                .filter(|(host, _)| record.slot(&host.name).is_some())
+            {
                 ensure!(
                     matches!(end, Some(Step::Refuse(Refusal::AllDataLost))),
                     "{} does not say that all is lost",
