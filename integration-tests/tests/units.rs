@@ -2,6 +2,7 @@
 //! That they start is for the tests that have hosts.
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::indexing_slicing,
     reason = "a test fails by panicking, also in the functions that its tests share"
 )]

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::site::Net;
 use super::watch::{KEPT, Place, Places};
 use crate::docker::{docker, try_docker};
-use crate::http::get_json;
+use crate::http::{get, get_json};
 
 /// Where a machine shows its Consul's HTTP API to this one.
 pub(super) const CONSUL_PORT: u16 = 18500;
@@ -581,6 +581,21 @@ impl Host {
     /// When it does not answer.
     pub async fn status(&self) -> Result<Value, String> {
         get_json(self.at(ADMIN_PORT), "/status").await
+    }
+
+    /// One of its consul-bootstrapper's metrics, by its name.
+    ///
+    /// # Errors
+    /// When it does not answer, or has no such metric.
+    pub async fn metric(&self, name: &str) -> Result<f64, String> {
+        let answer = get(self.at(ADMIN_PORT), "localhost", "/metrics")
+            .await
+            .map_err(|error| error.to_string())?;
+        let value = answer
+            .body
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.ok_or_else(|| format!("no {name} in {}", answer.body))
     }
 
     /// How it stands, by that.
