@@ -119,9 +119,9 @@ impl Etcd {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// A new client of it.
+    /// A new client of it, patient enough for a busy machine: nothing is repeated, and so made twice, for want of time.
     pub fn client(&self) -> Client {
-        client_of(&[self.url()], |_| {})
+        client_of(&[self.url()], |config| config.timeout = Duration::from_secs(15))
     }
 
     /// Its container: to stop, freeze, kill, start.

@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use etcd::{
-    CallError, Cas, Change, Client, Credentials, Error, KeyValue, LeaseKeeper, LeaseState, MAX_REQUEST,
-    Password, Record, TlsConfig, Update, Versioned, Watch, WatchEvent,
+    CallError, Cas, Change, Client, Config, Credentials, Error, KeyValue, LeaseKeeper, LeaseState,
+    MAX_REQUEST, Password, Record, TlsConfig, Update, Versioned, Watch, WatchEvent,
 };
 use futures_util::future::join_all;
 use integration_tests::docker::unique;
@@ -38,6 +38,12 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// An attempt's deadline that is over soon, for tests that wait for it to be over.
 const SHORT: Duration = Duration::from_millis(400);
+
+/// For clients whose calls are to fail soon, but not because the machine is busy.
+fn hasty(config: &mut Config) {
+    config.timeout = Duration::from_millis(500);
+    config.attempt_timeout = Some(config.timeout);
+}
 
 /// Keys that mean something to a shell, a path, a range or a reader of JSON.
 const HOSTILE: &[&str] = &[
@@ -743,7 +749,7 @@ async fn keys_end_with_their_lease() {
 async fn a_lease_lives_as_long_as_it_is_kept_and_ends_when_it_is_not() {
     let shared = Shared::etcd("keeper").await;
     let key = shared.key("k");
-    let mut keeper = LeaseKeeper::grant(&shared.client, Duration::from_secs(2))
+    let mut keeper = LeaseKeeper::grant(&shared.client, Duration::from_secs(3))
         .await
         .unwrap();
     let state = keeper.state();
@@ -781,7 +787,7 @@ async fn a_keeper_that_is_cut_off_gives_up_before_etcd_does() {
     let shared = Shared::etcd("cut-off").await;
     let proxy = Proxy::start(shared.etcd.address()).await;
     let client = client_of(&[proxy.url()], |_| {});
-    let mut keeper = LeaseKeeper::grant(&client, Duration::from_secs(2)).await.unwrap();
+    let mut keeper = LeaseKeeper::grant(&client, Duration::from_secs(3)).await.unwrap();
     let key = shared.key("k");
     shared.client.put(&key, "here", Some(keeper.id())).await.unwrap();
     let mut watch = shared.client.watch(&key);
@@ -873,11 +879,8 @@ async fn a_watch_loses_nothing_when_its_next_is_dropped() {
     let mut watch = shared.client.watch(&shared.prefix);
     let writing = async {
         for number in 0..300 {
-            shared
-                .client
-                .put(&shared.key("k"), number.to_string(), None)
-                .await
-                .unwrap();
+            let key = shared.key(&format!("{number:03}"));
+            done(shared.client.create(&key, "", None).await.unwrap());
         }
     };
     let watching = async {
@@ -895,17 +898,11 @@ async fn a_watch_loses_nothing_when_its_next_is_dropped() {
             match event {
                 WatchEvent::Snapshot(listing) => {
                     assert_eq!(seen, 0, "a snapshot once");
-                    if let Some(entry) = listing.entries.first() {
-                        seen = String::from_utf8(entry.value.clone())
-                            .unwrap()
-                            .parse::<u32>()
-                            .unwrap()
-                            + 1;
-                    }
+                    seen = listing.entries.len();
                 }
                 WatchEvent::Changes(changes) => {
                     for change in changes {
-                        assert_eq!(plain(change).1, Some(seen.to_string()));
+                        assert_eq!(change.key(), shared.key(&format!("{seen:03}")));
                         seen += 1;
                     }
                 }
@@ -932,7 +929,7 @@ async fn a_watch_leaves_an_endpoint_that_has_fallen_silent() {
         [put(&ways.key, "a")],
         "nothing but the change is seen"
     );
-    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     // What the frozen one still has to say is not heard twice.
     ways.first.set(Mode::Pass);
     ways.shared.client.put(&ways.key, "b", None).await.unwrap();
@@ -971,9 +968,7 @@ async fn a_watch_goes_on_after_an_outage_where_it_was() {
     let shared = Shared::etcd("outage").await;
     let key = shared.key("k");
     let proxy = Proxy::start(shared.etcd.address()).await;
-    let client = client_of(&[proxy.url()], |config| {
-        config.timeout = Duration::from_millis(300);
-    });
+    let client = client_of(&[proxy.url()], hasty);
     let mut watch = client.watch(&shared.prefix);
     assert!(snapshot(&mut watch).await.is_empty());
     shared.client.put(&key, "0", None).await.unwrap();
@@ -1022,9 +1017,7 @@ async fn a_watch_begins_anew_when_the_history_is_gone() {
     let shared = Shared::alone("compaction").await;
     let key = shared.key("k");
     let proxy = Proxy::start(shared.etcd.address()).await;
-    let client = client_of(&[proxy.url()], |config| {
-        config.timeout = Duration::from_millis(300);
-    });
+    let client = client_of(&[proxy.url()], hasty);
     let mut watch = client.watch(&shared.prefix);
     assert!(snapshot(&mut watch).await.is_empty());
     proxy.set(Mode::Closed);
@@ -1092,9 +1085,7 @@ async fn a_watch_that_is_polled_too_late_begins_anew() {
 async fn an_idle_watch_needs_no_old_history() {
     let shared = Shared::alone("idle").await;
     let proxy = Proxy::start(shared.etcd.address()).await;
-    let client = client_of(&[proxy.url()], |config| {
-        config.timeout = Duration::from_millis(300);
-    });
+    let client = client_of(&[proxy.url()], hasty);
     let mut watch = client.watch(&shared.prefix);
     assert!(snapshot(&mut watch).await.is_empty());
     let written = shared.client.put("/other", "", None).await.unwrap();
@@ -1135,9 +1126,7 @@ async fn a_watch_begins_anew_when_the_store_is_another() {
 async fn begins_anew_on(replacement: Replacement) {
     let mut etcd = Etcd::start().await;
     let proxy = Proxy::start(etcd.address()).await;
-    let client = client_of(&[proxy.url()], |config| {
-        config.timeout = Duration::from_millis(300);
-    });
+    let client = client_of(&[proxy.url()], hasty);
     let fill = async |client: Client, key: &str, times: usize| {
         for _ in 0..times {
             client.put(key, "v", None).await.unwrap();
@@ -1448,7 +1437,7 @@ async fn tls_works_with_the_right_files_and_says_what_is_wrong_with_others() {
         format!("https://127.0.0.1:{port}"),
         format!("https://localhost:{port}"),
     );
-    let short = Duration::from_millis(900);
+    let short = Duration::from_secs(4);
     let client = |url: &str, ca: &Path, identity: Option<(&Path, &Path)>| {
         client_of(&[url], |config| {
             config.timeout = short;
@@ -1590,7 +1579,7 @@ async fn a_member_that_fails_costs_one_attempt_and_no_more() {
             .all(|member| cluster.urls().contains(&member.client_urls[0]))
     );
 
-    let slack = Duration::from_millis(300);
+    let slack = Duration::from_millis(500);
     let measured = async |what: &str| {
         let client = begin_with_victim();
         let mut took = Vec::new();
@@ -1653,7 +1642,7 @@ async fn a_member_that_fails_costs_one_attempt_and_no_more() {
         "a watch left the member without peers after {:?}",
         began.elapsed()
     );
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
     let error = alone
         .get("/k")
         .await
@@ -1906,7 +1895,7 @@ impl Load {
             "each key once and in order"
         );
         // The deadline of 2 s, and what it takes to be scheduled.
-        assert!(longest < 2500, "{longest} ms");
+        assert!(longest < 3000, "{longest} ms");
         assert!(self.lease.borrow().alive().is_some());
         if let Some(Err(failed)) = self.background.try_join_next() {
             panic!("{failed}");
@@ -1960,7 +1949,7 @@ async fn a_failure_of_each_member_in_turn_loses_and_doubles_nothing() {
             eprintln!("n{index}, {role}, {what}: nothing written for {gap} ms");
             // An election takes one to two seconds at worst here, an attempt two thirds of one; and as much again for a
             // slow machine.
-            assert!(gap < 6000, "n{index} {what}: {gap} ms");
+            assert!(gap < 8000, "n{index} {what}: {gap} ms");
         }
     }
     load.finish(&client_of(cluster.urls(), |_| {})).await;

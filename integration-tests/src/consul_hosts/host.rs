@@ -460,6 +460,24 @@ impl Host {
         ])
     }
 
+    /// How long a service's process has had a core to itself, all in all.
+    ///
+    /// # Panics
+    /// When it is not on this machine, as Docker is in another.
+    pub fn cpu(&self, service: Service) -> Duration {
+        let process = docker(&["inspect", "-f", "{{.State.Pid}}", &self.of(service)]);
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("its process");
+        // proc(5): behind the name, which ends with the last parenthesis, utime and stime are the 12th and 13th, in
+        // hundredths of a second.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: u64 = fields
+            .skip(11)
+            .take(2)
+            .filter_map(|ticks| ticks.parse::<u64>().ok())
+            .sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// All that Docker knows of a service: its arguments and environment, too.
     pub fn inspect(&self, service: Service) -> String {
         format!(

@@ -104,8 +104,8 @@ struct Seen {
     renewed: bool,
     records: BTreeMap<String, Vec<Value>>,
     violations: BTreeSet<String>,
-    /// How many Consuls did not answer, at most, since it was last asked for.
-    silent: usize,
+    /// Whose Consuls did not run at the same time, since it was last asked for.
+    down: BTreeSet<BTreeSet<String>>,
 }
 
 /// Looks until it is dropped.
@@ -160,9 +160,9 @@ impl Watch {
         lock(&self.seen).records.clone()
     }
 
-    /// How many Consuls of hosts that are on did not answer at the same time, at most, since this was last asked.
-    pub fn silent_at_once(&self) -> usize {
-        std::mem::take(&mut lock(&self.seen).silent)
+    /// Of which hosts that are on no Consul ran, at any one time since this was last asked.
+    pub fn down_at_once(&self) -> BTreeSet<BTreeSet<String>> {
+        std::mem::take(&mut lock(&self.seen).down)
     }
 
     /// What must never be, and was.
@@ -178,7 +178,8 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
 /// What one Consul says of itself.
 #[derive(Debug, Default)]
 struct Look {
-    answers: bool,
+    /// Nobody listens. One that takes its time is there.
+    down: bool,
     leads: bool,
     value: Option<Option<String>>,
 }
@@ -222,7 +223,11 @@ fn judge(
             seen.violations.insert(violation);
         }
     }
-    seen.silent = seen.silent.max(looks.iter().filter(|look| !look.answers).count());
+    let down = on.iter().zip(looks).filter(|(_, look)| look.down);
+    let down: BTreeSet<_> = down.map(|(place, _)| place.name.clone()).collect();
+    if !down.is_empty() {
+        seen.down.insert(down);
+    }
     for place in on {
         leaders.entry(place.cluster.clone()).or_default();
     }
@@ -242,10 +247,13 @@ fn judge(
 
 async fn look_at(place: &Place) -> Look {
     let mut look = Look::default();
-    let Ok(agent) = get(place.consul, "localhost", "/v1/agent/self").await else {
-        return look;
+    let agent = match get(place.consul, "localhost", "/v1/agent/self").await {
+        Ok(agent) => agent,
+        Err(error) => {
+            look.down = error.kind() == std::io::ErrorKind::ConnectionRefused;
+            return look;
+        }
     };
-    look.answers = true;
     // Where it asks for a token it says nothing of itself, and nothing of what it keeps.
     let agent: Value = serde_json::from_str(&agent.body).unwrap_or_default();
     look.leads = agent["Stats"]["consul"]["leader"] == "true";

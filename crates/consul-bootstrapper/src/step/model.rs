@@ -12,7 +12,7 @@ use contract::DnsLabel;
 
 use super::{Change, LEADERLESS, Step, next_step};
 use crate::observed::{
-    AgentPlan, ConsulState, ConsulView, Data, EtcdView, Local, Me, Member, Mode, Observed, Peer, Presence,
+    AgentPlan, ConsulState, ConsulView, Data, EtcdView, Local, Me, Member, Observed, Peer, Presence,
     RecordView, Role,
 };
 use crate::record::{ClusterRecord, SlotState};
@@ -41,6 +41,7 @@ macro_rules! ensure {
 mod consul;
 mod end;
 mod faults;
+mod garbage;
 mod regressions;
 mod stories;
 
