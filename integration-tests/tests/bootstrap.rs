@@ -1167,33 +1167,3 @@ async fn scenario_25_clients_find_servers_whose_addresses_have_all_changed() {
     assert_eq!(identity(&site, &all).await, before);
     site.nothing_is_lost(&[all[0], all[1], all[2], n4]).await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_idle_consul_bootstrapper_is_hardly_there() {
-    let site = Site::new().await;
-    let hosts = site.formed().await;
-    let mut began = Vec::new();
-    for host in &hosts {
-        began.push((Instant::now(), host.cpu(Service::Bootstrapper)));
-    }
-    throughout("nothing changes", Duration::from_secs(20), || async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let settled = hosts[0].standing().await?.state == "settled";
-        if settled {
-            Ok(())
-        } else {
-            Err("something does".to_owned())
-        }
-    })
-    .await;
-    for (host, (began, before)) in hosts.iter().zip(began) {
-        let used = host.cpu(Service::Bootstrapper).saturating_sub(before);
-        let share = used.as_secs_f64() / began.elapsed().as_secs_f64() * 100.0;
-        let memory = host.metric("process_resident_memory_bytes").await.unwrap() / 1024.0 / 1024.0;
-        eprintln!(
-            "idle {}: {share:.2} % of a core (target 1 %), {memory:.1} MiB (target 20 MiB)",
-            host.name()
-        );
-        assert!(memory < 20.0 && share < 3.0);
-    }
-}
