@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_client::Error as ClientError;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::backoff::backoff;
 use crate::config::{Config, ConfigError, Credentials};
 use crate::endpoint::{Connection, Member};
 use crate::error::{AttemptError, CallError};
-use crate::failure::{Failure, classify};
+use crate::failure::{Failure, classify, unanswered};
 use crate::tls;
 
 /// The pause after the first round in which every endpoint failed. It doubles with each further one.
@@ -203,6 +203,7 @@ impl Call<'_> {
                 if Instant::now() >= self.deadline {
                     return Err(self.unavailable());
                 }
+                let cut_short = self.time_of_attempt() < self.client.inner.attempt_timeout;
                 match self.attempt(member, &request).await {
                     Ok(answer) => {
                         member.answered();
@@ -215,8 +216,7 @@ impl Call<'_> {
                         problem, ambiguous, ..
                     }) => {
                         self.ambiguous |= ambiguous;
-                        self.problems.retain(|(other, _)| *other != index);
-                        self.problems.push((index, problem));
+                        self.note_problem(index, problem, cut_short);
                     }
                 }
             }
@@ -235,7 +235,7 @@ impl Call<'_> {
         F: Fn(Arc<Member>, Arc<Connection>) -> Fut,
         Fut: Future<Output = Result<T, RequestError>>,
     {
-        let limit = self.client.inner.attempt_timeout;
+        let limit = self.time_of_attempt();
         let connection = member
             .connection()
             .await
@@ -243,14 +243,11 @@ impl Call<'_> {
         // Whether the request itself was on its way when time ran out.
         let mut sent = false;
         let exchange = exchange(member, &connection, self.client.credentials(), request, &mut sent);
-        let result = match timeout_at(self.deadline.min(Instant::now() + limit), exchange).await {
+        let mut result = match timeout(limit, exchange).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::Retry {
-                problem: format!("no answer in {limit:?}"),
-                ambiguous: sent,
-                disconnect: true,
-            }),
+            Err(_) => Err(unanswered(limit, sent)),
         };
+        connection.note(member.is_https(), &mut result);
         match result {
             Ok(value) => Ok(Answer {
                 value,
@@ -263,6 +260,21 @@ impl Call<'_> {
                 }
                 Err(failure)
             }
+        }
+    }
+
+    /// How long an attempt may take that begins now.
+    fn time_of_attempt(&self) -> Duration {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        self.client.inner.attempt_timeout.min(left)
+    }
+
+    /// Keeps the last problem at each endpoint. That an attempt had no time is none, beside what was known before.
+    fn note_problem(&mut self, index: usize, problem: String, cut_short: bool) {
+        match self.problems.iter_mut().find(|(other, _)| *other == index) {
+            Some(_) if cut_short => {}
+            Some((_, last)) => *last = problem,
+            None => self.problems.push((index, problem)),
         }
     }
 

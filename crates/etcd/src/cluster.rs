@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::client::Client;
 use crate::endpoint::Member as Endpoint;
 use crate::error::{AttemptError, CallError, Error};
-use crate::failure::{Failure, classify};
+use crate::failure::{Failure, classify, unanswered};
 
 /// What a member says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,11 +93,7 @@ impl Client {
             let failure = match timeout(limit, ask).await {
                 Ok(Ok(status)) => return Ok(status),
                 Ok(Err(failure)) => failure,
-                Err(_) => Failure::Retry {
-                    problem: format!("no answer in {limit:?}"),
-                    ambiguous: false,
-                    disconnect: true,
-                },
+                Err(_) => unanswered(limit, false),
             };
             if let Failure::Retry { disconnect: true, .. } = failure {
                 endpoint.failed(Some(&connection));

@@ -3,6 +3,7 @@
 //! Each endpoint has a channel of its own. etcd-client's balancer over several is not used: it goes on sending to a
 //! member that is frozen or cut off from the others, since its connection is in order.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +68,10 @@ impl Member {
         })
     }
 
+    pub(crate) fn is_https(&self) -> bool {
+        self.url.starts_with("https:")
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
@@ -115,6 +120,8 @@ pub(crate) struct Connection {
     any: EtcdClient,
     /// How often was logged in. The lock is held while doing so.
     logins: tokio::sync::Mutex<u64>,
+    /// Whether anything ever came back.
+    answered: AtomicBool,
 }
 
 impl Connection {
@@ -131,6 +138,7 @@ impl Connection {
             client,
             any,
             logins: tokio::sync::Mutex::new(0),
+            answered: AtomicBool::new(false),
         })
     }
 
@@ -148,6 +156,24 @@ impl Connection {
 
     pub(crate) fn cluster(&self) -> ClusterClient {
         self.client.cluster_client()
+    }
+
+    /// Takes note of how an attempt ended. What failed on a connection with TLS on which nothing ever came back is said with
+    /// what may be behind it: with TLS 1.3 a member looks at this client's certificate when the connection is
+    /// made already, and what it says of it is mostly lost in the closing.
+    pub(crate) fn note<T>(&self, https: bool, result: &mut Result<T, Failure>) {
+        match result {
+            Err(Failure::Retry {
+                problem,
+                ambiguous: true,
+                disconnect: true,
+            }) if https && !self.answered.load(Ordering::Relaxed) => {
+                problem
+                    .push_str(" (perhaps the member does not take this client's certificate, or misses one)");
+            }
+            Err(Failure::Retry { disconnect: true, .. }) => {}
+            _ => self.answered.store(true, Ordering::Relaxed),
+        }
     }
 
     /// For a member that may have no leader.

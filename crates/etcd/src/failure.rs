@@ -4,6 +4,7 @@
 //! The messages and codes are those of etcd's `api/v3rpc/rpctypes/error.go`.
 
 use std::error::Error as StdError;
+use std::time::Duration;
 
 use etcd_client::Error as ClientError;
 use tonic::{Code, ConnectError, Status};
@@ -47,16 +48,9 @@ pub(crate) fn classify(endpoint: &str, error: &ClientError) -> Failure {
 fn classify_status(endpoint: &str, status: &Status) -> Failure {
     // A status with a cause was made here, by the transport; its code is a guess.
     if let Some(cause) = status.source() {
-        let connecting = is_connect_error(cause);
-        let mut problem = one_line(&chain(cause));
-        // With TLS 1.3 a member looks at this client's certificate when the connection is made already, and says what
-        // it thinks of it in an alert that is mostly lost in the closing.
-        if !connecting && endpoint.starts_with("https:") {
-            problem.push_str(" (perhaps the member does not take this client's certificate, or misses one)");
-        }
         return Failure::Retry {
-            problem,
-            ambiguous: !connecting,
+            problem: one_line(&chain(cause)),
+            ambiguous: !is_connect_error(cause),
             disconnect: true,
         };
     }
@@ -113,6 +107,17 @@ fn classify_status(endpoint: &str, status: &Status) -> Failure {
             message,
         }),
         _ => retry(true, false),
+    }
+}
+
+/// An attempt that was not answered in this time.
+pub(crate) fn unanswered(limit: Duration, sent: bool) -> Failure {
+    // Whole milliseconds are enough to read.
+    let limit = Duration::from_millis(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+    Failure::Retry {
+        problem: format!("no answer in {limit:?}"),
+        ambiguous: sent,
+        disconnect: true,
     }
 }
 
