@@ -203,7 +203,7 @@ async fn prepare(options: ClusterOptions, steps: &Steps) -> Result<(Cluster, See
     let name = &options.name;
     let there = existing(name).await?;
     let present = network(name).await?;
-    let subnet = match (present, options.subnet) {
+    match (present, options.subnet) {
         (Some(present), Some(wanted)) if present != wanted => {
             return Err(Error::usage(
                 format!(
@@ -212,13 +212,9 @@ async fn prepare(options: ClusterOptions, steps: &Steps) -> Result<(Cluster, See
                 format!("leave CLUSTER_SUBNET out, or end it first: {}", down(name)),
             ));
         }
-        (Some(present), _) => present,
-        (None, Some(wanted)) => {
-            subnet::check_free(wanted).await?;
-            wanted
-        }
-        (None, None) => subnet::find_free().await?,
-    };
+        (None, Some(wanted)) => subnet::check_free(wanted).await?,
+        _ => {}
+    }
     if there > 0 {
         check_growth(&options, there)?;
         steps.say(&format!(
@@ -227,9 +223,10 @@ async fn prepare(options: ClusterOptions, steps: &Steps) -> Result<(Cluster, See
     }
     let seed = seed::ensure(steps).await?;
     let units = chosen(&options.units, &seed.images)?;
-    if present.is_none() {
-        make_network(&options, subnet).await?;
-    }
+    let subnet = match present {
+        Some(present) => present,
+        None => make_network(&options).await?,
+    };
     let left: Vec<&str> = PLATFORM
         .into_iter()
         .filter(|unit| !units.iter().any(|u| u == unit))
@@ -339,11 +336,24 @@ async fn network(name: &str) -> Result<Option<Subnet>, Error> {
     Ok(Some(subnet.parse()?))
 }
 
-async fn make_network(options: &ClusterOptions, subnet: Subnet) -> Result<(), Error> {
+async fn make_network(options: &ClusterOptions) -> Result<Subnet, Error> {
     let labels = options.labels();
     let labels: Vec<&str> = labels.iter().flat_map(|label| ["--label", label]).collect();
-    let (subnet, dynamic) = (subnet.to_string(), subnet.dynamic());
-    let own = ["--subnet", &subnet, "--ip-range", &dynamic, &options.name];
-    docker(&[&["network", "create"], &labels[..], &own].concat(), SHORT).await?;
-    Ok(())
+    let mut attempts = 3;
+    loop {
+        let subnet = match options.subnet {
+            Some(subnet) => subnet,
+            None => subnet::find_free().await?,
+        };
+        let (range, dynamic) = (subnet.to_string(), subnet.dynamic());
+        let own = ["--subnet", &range, "--ip-range", &dynamic, &options.name];
+        match docker(&[&["network", "create"], &labels[..], &own].concat(), SHORT).await {
+            Ok(_) => return Ok(subnet),
+            // Another cluster has found the same free one.
+            Err(error) if options.subnet.is_none() && error.contains("overlaps") && attempts > 0 => {
+                attempts -= 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }

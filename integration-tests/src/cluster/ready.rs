@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{join_all, try_join_all};
 use serde_json::Value;
 
-use super::{Cluster, Node, Steps, Units};
+use super::{Cluster, Node, State, Steps, Units};
 use crate::http;
 
 /// How often a condition is looked at. Most ask a program on a host, which costs more than waiting.
@@ -195,25 +195,32 @@ impl Cluster {
         try_join_all(waiting).await.map(drop)
     }
 
-    /// Brings back what a test took away: thaws, mends and switches on; then waits as [`Cluster::until_ready`] does.
+    /// Brings back what a test took away: thaws, mends, switches on and starts; then waits as [`Cluster::until_ready`]
+    /// does.
     ///
     /// # Panics
     /// When it does not come back.
     pub async fn restore(&self) {
-        let each = join_all(self.nodes().iter().map(restore)).await;
+        let each = join_all(self.nodes().iter().map(|node| self.restore_node(node))).await;
         for restored in each {
             restored.unwrap_or_else(|error| panic!("{error}"));
         }
         self.heal_all().await;
         self.until_ready().await;
     }
-}
 
-async fn restore(node: &Node) -> Result<(), String> {
-    use super::State;
-    match node.state().await? {
-        State::On => Ok(()),
-        State::Frozen => node.unfreeze().await,
-        State::Off => node.boot().await.map_err(|error| error.to_string()),
+    async fn restore_node(&self, node: &Node) -> Result<(), String> {
+        match node.state().await? {
+            State::On => {}
+            State::Frozen => node.unfreeze().await?,
+            State::Off => node.boot().await.map_err(|error| error.to_string())?,
+        }
+        if matches!(self.options().units, Units::Placed | Units::None) {
+            return Ok(());
+        }
+        let units: Vec<&str> = self.units().iter().map(String::as_str).collect();
+        node.exec(&[&["systemctl", "start"], units.as_slice()].concat())
+            .await
+            .map(drop)
     }
 }

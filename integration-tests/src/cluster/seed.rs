@@ -26,11 +26,11 @@ pub(crate) struct Image {
 
 impl Image {
     /// As it is told in labels and on the hosts.
-    pub(crate) fn entry(&self) -> String {
+    fn entry(&self) -> String {
         format!("{}@{}", self.name, self.id)
     }
 
-    pub(crate) fn reference(&self) -> String {
+    fn reference(&self) -> String {
         format!("colossus/{}:latest", self.name)
     }
 }
@@ -71,8 +71,8 @@ async fn images() -> Result<Vec<Image>, Error> {
     }
 }
 
-/// What a seed of these images says of itself. The host's image counts, as the rest of `/var` comes from it.
-pub(crate) fn content(images: &[Image]) -> String {
+/// What these images are.
+fn content(images: &[Image]) -> String {
     let entries: Vec<String> = images.iter().map(Image::entry).collect();
     entries.join(",")
 }
@@ -84,6 +84,7 @@ pub(crate) async fn ensure(steps: &Steps) -> Result<Seed, Error> {
     run(&script.to_string_lossy(), &[], None, LONG * 5).await?;
     let images = images().await?;
     let host = docker(&["image", "inspect", "-f", "{{.Id}}", HOST_IMAGE], SHORT).await?;
+    // The rest of its `/var` comes from the host's image.
     let label = format!("{LABEL}={host},{}", content(&images));
     let list = |filter: String| async move {
         docker(

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::site::Net;
 use super::watch::{KEPT, Place, Places};
 use crate::docker::{docker, try_docker};
-use crate::http::{get, get_json};
+use crate::http::get_json;
 
 /// Where a machine shows its Consul's HTTP API to this one.
 pub(super) const CONSUL_PORT: u16 = 18500;
@@ -460,24 +460,6 @@ impl Host {
         ])
     }
 
-    /// How long a service's process has had a core to itself, all in all.
-    ///
-    /// # Panics
-    /// When it is not on this machine, as Docker is in another.
-    pub fn cpu(&self, service: Service) -> Duration {
-        let process = docker(&["inspect", "-f", "{{.State.Pid}}", &self.of(service)]);
-        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("its process");
-        // proc(5): behind the name, which ends with the last parenthesis, utime and stime are the 12th and 13th, in
-        // hundredths of a second.
-        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-        let ticks: u64 = fields
-            .skip(11)
-            .take(2)
-            .filter_map(|ticks| ticks.parse::<u64>().ok())
-            .sum();
-        Duration::from_millis(ticks * 10)
-    }
-
     /// All that Docker knows of a service: its arguments and environment, too.
     pub fn inspect(&self, service: Service) -> String {
         format!(
@@ -599,21 +581,6 @@ impl Host {
     /// When it does not answer.
     pub async fn status(&self) -> Result<Value, String> {
         get_json(self.at(ADMIN_PORT), "/status").await
-    }
-
-    /// One of its consul-bootstrapper's metrics, by its name.
-    ///
-    /// # Errors
-    /// When it does not answer, or has no such metric.
-    pub async fn metric(&self, name: &str) -> Result<f64, String> {
-        let answer = get(self.at(ADMIN_PORT), "localhost", "/metrics")
-            .await
-            .map_err(|error| error.to_string())?;
-        let value = answer
-            .body
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        value.ok_or_else(|| format!("no {name} in {}", answer.body))
     }
 
     /// How it stands, by that.

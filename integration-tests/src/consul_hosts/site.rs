@@ -214,6 +214,8 @@ impl Site {
     /// # Panics
     /// When it cannot be written within 30 s.
     pub async fn mark(&self, host: &Host) {
+        // Between the write and our knowledge of it either value is right.
+        self.watch.keeps_nothing(host.cluster());
         let value = unique("kept");
         let (client, options) = (host.consul(), consul::PutOptions::default());
         until("a value is written", Duration::from_secs(30), || async {

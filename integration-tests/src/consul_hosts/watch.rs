@@ -138,6 +138,11 @@ impl Watch {
         lock(&self.seen).kept.insert(cluster.to_owned(), value.to_owned());
     }
 
+    /// Until the next value is written any will do.
+    pub(super) fn keeps_nothing(&self, cluster: &str) {
+        lock(&self.seen).kept.remove(cluster);
+    }
+
     /// The value that must be kept.
     pub(super) fn kept(&self, cluster: &str) -> Option<String> {
         lock(&self.seen).kept.get(cluster).cloned()
