@@ -106,10 +106,10 @@ pub fn render(plan: &AgentPlan, settings: &Settings, secrets: &Secrets) -> Strin
     set("bind_addr", json!(plan.address));
     set("advertise_addr", json!(plan.address));
     set("client_addr", json!(settings.client_address));
-    // A server that stops comes back as itself. A client whose host or unit is stopped (SIGTERM) says good-bye, so that its
-    // services go at once; one that is only restarted with another configuration (SIGINT) does not, and they stay.
+    // A server that stops comes back as itself; only a client says good-bye. Without that, the name of one that comes back
+    // with other data, as a server that has lost its own, would be taken in Consul's catalogue by who it was before.
     set("leave_on_terminate", json!(!server));
-    set("skip_leave_on_interrupt", json!(true));
+    set("skip_leave_on_interrupt", json!(server));
     set("rejoin_after_leave", json!(true));
     set("disable_update_check", json!(true));
     set("performance", json!({ "raft_multiplier": 1 }));

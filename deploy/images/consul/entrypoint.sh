@@ -109,15 +109,12 @@ heed_permit() {
   read_permit
   [ "$permit" != "$permitted" ] || return 0
   if [ -n "$permit" ]; then
-    log "the permit $CONSUL_PERMIT has changed: restarting Consul"
-    # It comes back: on SIGINT a client stays a member, and its services stay known (skip_leave_on_interrupt).
-    signal=INT
+    log "the permit $CONSUL_PERMIT has changed: stopping Consul"
   else
     log "the permit $CONSUL_PERMIT is gone: stopping Consul"
-    signal=TERM
   fi
   stopping=permit
-  kill -s "$signal" "$consul" 2>/dev/null || true
+  kill -s TERM "$consul" 2>/dev/null || true
 }
 
 managed() {
