@@ -13,7 +13,7 @@ UNITS=/etc/systemd/system
 PENDING=/run/colossus/install.pending
 MARK='# Part of Colossus'
 # In the order in which they are started.
-PLATFORM=(etcd consul-bootstrapper consul haproxy router-config registrator)
+PLATFORM=(etcd consul-bootstrapper consul haproxy router-config registrator vip-keeper@1)
 
 usage() {
   cat <<END
@@ -267,12 +267,30 @@ for file in "${images[@]}"; do
   [ -r "$file" ] || die 64 "--images $file: cannot be read" "make it with: docker save colossus/etcd ... -o $file"
 done
 
-# What this host shall run. Without members there is an etcd elsewhere.
+vips=${setting[COLOSSUS_VIPS]:-}
+IFS=',' read -ra list <<<"$vips"
+for vip in "${list[@]}"; do
+  [[ $vip =~ ^([a-z0-9][a-z0-9._-]*=)?[0-9a-fA-F.:]+(@[^/:[:space:]]{1,15})?$ ]] \
+    || bad COLOSSUS_VIPS "\"$vip\" is not [NAME=]ADDRESS[@INTERFACE]" "write addresses without a prefix length, with commas between"
+done
+
+# What this host shall run. Without members there is an etcd elsewhere; without an address, nothing to keep.
 selected=()
 for unit in "${PLATFORM[@]}"; do
   case " ${only[*]:-${PLATFORM[*]}} " in
-    *" $unit "*) [ "$unit" = etcd ] && [ ${#members[@]} -eq 0 ] || selected+=("$unit") ;;
+    *" $unit "*) ;;
+    *) continue ;;
   esac
+  case $unit in
+    etcd) [ ${#members[@]} -gt 0 ] || continue ;;
+    vip-keeper@1)
+      if [ -z "$vips" ]; then
+        [ ${#only[@]} -eq 0 ] || die 64 "--only $unit: $wanted has no COLOSSUS_VIPS" "give the virtual IP there: COLOSSUS_VIPS=192.0.2.100"
+        continue
+      fi
+      ;;
+  esac
+  selected+=("$unit")
 done
 selected+=("${with[@]}")
 
@@ -293,7 +311,7 @@ else
   for unit in "${PLATFORM[@]}"; do
     case " ${selected[*]} " in
       *" $unit "*) ;;
-      *) ! ours "$UNITS/$unit.service" || die 1 "$unit is installed here, and --only does not name it" \
+      *) ! ours "$UNITS/$(template "$unit")" || die 1 "$unit is installed here, and --only does not name it" \
         "run install.sh --uninstall first, or name it" ;;
     esac
   done
@@ -455,7 +473,8 @@ if [ -z "$start" ]; then
 fi
 
 # The image that a running service was made from.
-running_image() { docker inspect -f '{{.Image}}' "${1/@/-}" 2>/dev/null; }
+container() { case $1 in vip-keeper@*) echo vip-keeper ;; *) echo "${1/@/-}" ;; esac; }
+running_image() { docker inspect -f '{{.Image}}' "$(container "$1")" 2>/dev/null; }
 
 # Before the target starts the others: what is new has nothing to be restarted for.
 restart=()
@@ -476,7 +495,8 @@ healthy() {
     etcd) docker exec etcd /colossus/probe.sh 2381 /health '"health": *"true"' ;;
     consul) docker exec consul /colossus/probe.sh 8500 /v1/status/leader '^"[0-9]' ;;
     haproxy) docker exec haproxy /colossus/probe.sh 80 / '^HTTP/1' ;;
-    consul-bootstrapper | registrator | router-config) docker exec "$1" "/bin/$1" healthcheck ;;
+    consul-bootstrapper | registrator | router-config | vip-keeper@*)
+      docker exec "$(container "$1")" "/bin/$(container "$1")" healthcheck ;;
     *) systemctl is-active "$1.service" ;;
   esac >/dev/null 2>&1
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::dns::{DnsLabel, DnsNameError};
 
-/// Names one Consul cluster among those that share an etcd. A DNS label, so that it is one segment of a key.
+/// Names one cluster of hosts among those that share an etcd. A DNS label, so that it is one segment of a key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClusterName(DnsLabel);
 
@@ -25,4 +25,9 @@ impl fmt::Display for ClusterName {
 /// What the keys of consul-bootstrapper begin with: `/colossus/consul/<cluster>/`.
 pub fn consul_prefix(cluster: &ClusterName) -> String {
     format!("/colossus/consul/{cluster}/")
+}
+
+/// What the keys of vip-keeper begin with: `/colossus/vip/<cluster>/`.
+pub fn vip_prefix(cluster: &ClusterName) -> String {
+    format!("/colossus/vip/{cluster}/")
 }

@@ -10,7 +10,7 @@ mod route;
 mod service;
 
 pub use dns::{DnsLabel, DnsNameError, DomainName, HostName};
-pub use etcd::{ClusterName, consul_prefix};
+pub use etcd::{ClusterName, consul_prefix, vip_prefix};
 pub use meta::{META_CONTAINER, META_OWNER, OWNER_REGISTRATOR, TAG_UDP, is_owned, is_owned_by};
 pub use route::{NodeNameError, RouteSpec, RouteSpecError, node_label};
 pub use service::{CONSUL_SERVICE, ServiceId, ServiceName, ServiceNameError};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    CounterVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector,
 };
 
@@ -41,6 +41,20 @@ pub fn counter_vec(
     labels: &[&str],
 ) -> Result<IntCounterVec, MetricsError> {
     register(registry, name, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+/// Registers a counter of what is no whole number, such as seconds, with labels. Every label's set of values must be
+/// bounded.
+///
+/// # Errors
+/// When the name or a label is malformed or taken.
+pub fn float_counter_vec(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<CounterVec, MetricsError> {
+    register(registry, name, CounterVec::new(Opts::new(name, help), labels))
 }
 
 /// Registers a gauge of whole numbers.

@@ -27,7 +27,7 @@ pub enum Cas {
 
 /// What must hold for the write to be made.
 #[derive(Clone, Copy, Debug)]
-enum Guard {
+pub(crate) enum Guard {
     Absent,
     At(i64),
 }
@@ -151,7 +151,7 @@ impl Client {
 }
 
 impl Guard {
-    fn of(mod_revision: i64) -> Guard {
+    pub(crate) fn of(mod_revision: i64) -> Guard {
         if mod_revision <= 0 {
             Guard::Absent
         } else {
@@ -159,7 +159,7 @@ impl Guard {
         }
     }
 
-    fn compare(self, key: &str) -> Compare {
+    pub(crate) fn compare(self, key: &str) -> Compare {
         match self {
             Guard::Absent => Compare::create_revision(key, CompareOp::Equal, 0),
             Guard::At(revision) => Compare::mod_revision(key, CompareOp::Equal, revision),

@@ -60,6 +60,14 @@ pub enum Error {
         /// Why not.
         source: CallError,
     },
+    /// Several keys could not be replaced.
+    #[error("cannot replace {} in etcd", keys.join(", "))]
+    ReplaceEach {
+        /// The keys.
+        keys: Vec<String>,
+        /// Why not.
+        source: CallError,
+    },
     /// A key could not be deleted at a revision.
     #[error("cannot delete {key:?} at revision {mod_revision} from etcd")]
     DeleteIf {
@@ -286,6 +294,7 @@ impl Error {
             | Error::Delete { source, .. }
             | Error::Create { source, .. }
             | Error::Replace { source, .. }
+            | Error::ReplaceEach { source, .. }
             | Error::DeleteIf { source, .. }
             | Error::LeaseGrant { source, .. }
             | Error::LeaseRevoke { source, .. }

@@ -39,11 +39,12 @@
 //! # }
 //! ```
 //!
-//! Deliberately absent: transactions over several keys, locks and elections (a guarded write and a lease make one),
+//! Deliberately absent: transactions that hold over several keys, locks and elections (a guarded write and a lease make one),
 //! serializable reads, the administration of users and members.
 
 mod args;
 mod backoff;
+mod batch;
 mod cas;
 mod client;
 mod cluster;
@@ -59,6 +60,7 @@ mod tls;
 mod watch;
 
 pub use args::EtcdArgs;
+pub use batch::{MAX_BATCH, Replaced, Replacement};
 pub use cas::Cas;
 pub use client::Client;
 pub use cluster::{Member, MemberStatus};
