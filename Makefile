@@ -2,7 +2,7 @@
 # Variables given on the command line reach the scripts through the environment. Their defaults are in deploy/lib.sh.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down cluster cluster-down images images-clean clean-images test bench clean
+.PHONY: help up down cluster cluster-down images images-clean clean-images test bench soak spec clean
 
 help: ## This list
 	@echo 'make TARGET [VARIABLE=value ...]'
@@ -36,10 +36,23 @@ clean-images: ## Remove the platform's images
 test: ## Format, lints, documentation, unit tests, images, integration tests against the real programs
 	@deploy/test.sh
 
-bench: ## Container start to first answer, and the floor beside it, as a table and as JSON
+bench: ## How long things take, beside what they need at least: container to answer, Consul's cluster, the virtual IP beside keepalived
 	@deploy/prereqs.sh
 	@deploy/images/build.sh
+	@integration-tests/images/host/build.sh
 	@cargo run --release --locked -p integration-tests --bin bench
+	@cargo run --release --locked -p integration-tests --bin vip -- bench
+
+soak: ## All that can happen to the virtual IP, RUNS=20 times each, as a table (hours); and its election for millions of steps
+	@deploy/prereqs.sh
+	@deploy/images/build.sh
+	@integration-tests/images/host/build.sh
+	@VIP_SIMULATION_SEEDS=1000..21000 cargo test --release --locked -p vip-keeper --test simulation
+	@cargo run --release --locked -p integration-tests --bin vip -- soak --runs $(or $(RUNS),20)
+
+spec: ## Checks the model of the virtual IP's election with spin
+	@deploy/prereqs.sh spin
+	@docs/spec/check.sh
 
 clean: ## Remove what was built on this machine except images
 	@cargo clean

@@ -252,6 +252,12 @@ need_protoc() {
     "install the packages protobuf-compiler and libprotobuf-dev, or name another protoc: PROTOC=/path/to/protoc make ..."
 }
 
+# need_program NAME PACKAGE
+need_program() {
+  have "$1" || apt_install "$2" || true
+  have "$1" || die 1 "the program $1 is missing" "install the package $2"
+}
+
 protoc_works() {
   local place works
   place=$(mktemp -d) || return 1

@@ -20,4 +20,5 @@ pub mod http;
 pub mod load;
 pub mod platform;
 pub mod router;
+pub mod vip;
 pub mod wait;

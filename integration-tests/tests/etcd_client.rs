@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use etcd::{
     CallError, Cas, Change, Client, Config, Credentials, Error, KeyValue, LeaseKeeper, LeaseState,
-    MAX_REQUEST, Password, Record, TlsConfig, Update, Versioned, Watch, WatchEvent,
+    MAX_BATCH, MAX_REQUEST, Password, Record, Replaced, Replacement, TlsConfig, Update, Versioned, Watch, WatchEvent,
 };
 use futures_util::future::join_all;
 use integration_tests::docker::unique;
@@ -547,6 +547,92 @@ async fn a_write_whose_answer_is_lost_is_made_once_and_known_to_be_made() {
     ways.second.set(Mode::Pass);
     client.put(key, "end", None).await.unwrap();
     assert_eq!(changes(&mut watch).await, [put(key, "end")]);
+}
+
+/// One of several writes, guarded by a revision alone.
+fn replacement(key: &str, mod_revision: i64, value: &str) -> Replacement {
+    Replacement {
+        key: key.to_owned(),
+        mod_revision,
+        was: None,
+        value: value.into(),
+        lease: None,
+    }
+}
+
+#[tokio::test]
+async fn each_of_several_writes_is_made_by_its_own_guard_and_all_in_one_revision() {
+    let shared = Shared::etcd("batch").await;
+    let client = &shared.client;
+    let [new, held, stale, gone] = ["new", "held", "stale", "gone"].map(|name| shared.key(name));
+    let first = done(client.create(&held, "a", None).await.unwrap());
+    let other = done(client.create(&stale, "b", None).await.unwrap());
+    let writes = [
+        replacement(&new, 0, "1"),
+        replacement(&held, first, "2"),
+        replacement(&stale, first, "3"),
+        replacement(&gone, first, "4"),
+    ];
+    let outcomes = client.replace_each(&writes).await.unwrap();
+    let [Replaced::Done { revision: one }, Replaced::Done { revision: two }, Replaced::Differs(Some(now)), Replaced::Differs(None)] =
+        outcomes.as_slice()
+    else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(one, two);
+    assert_eq!((now.value.as_slice(), now.mod_revision), (&b"b"[..], other));
+    assert_eq!(value(client, &new).await.as_deref(), Some("1"));
+    assert_eq!(value(client, &held).await.as_deref(), Some("2"));
+    assert_eq!(value(client, &gone).await, None);
+}
+
+#[tokio::test]
+async fn a_write_that_is_guarded_by_the_value_is_not_made_over_another_one_of_the_same_revision() {
+    let shared = Shared::etcd("value").await;
+    let (client, key) = (&shared.client, shared.key("k"));
+    let revision = done(client.create(&key, "a", None).await.unwrap());
+    for (was, made) in [("b", false), ("a", true)] {
+        let write = Replacement {
+            was: Some(was.into()),
+            ..replacement(&key, revision, "c")
+        };
+        let outcomes = client.replace_each(&[write]).await.unwrap();
+        let [outcome] = outcomes.as_slice() else { panic!("{outcomes:?}") };
+        assert_eq!(matches!(outcome, Replaced::Done { .. }), made, "{outcome:?}");
+    }
+    assert_eq!(value(client, &key).await.as_deref(), Some("c"));
+}
+
+#[tokio::test]
+async fn no_writes_too_many_or_one_key_twice_are_refused() {
+    let shared = Shared::etcd("refused").await;
+    let (client, key) = (&shared.client, shared.key("k"));
+    let error = client.replace_each(&[]).await.expect_err("none");
+    assert!(matches!(error.call(), Some(CallError::TooLarge { .. })), "{error}");
+    let many: Vec<_> = (0..=MAX_BATCH).map(|n| replacement(&format!("{key}{n}"), 0, "x")).collect();
+    let error = client.replace_each(&many).await.expect_err("too many");
+    assert!(matches!(error.call(), Some(CallError::TooLarge { .. })), "{error}");
+    let outcomes = client.replace_each(&many[1..]).await.expect("as many as are taken");
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Replaced::Done { .. })));
+    let error = client
+        .replace_each(&[replacement(&key, 0, "x"), replacement(&key, 0, "y")])
+        .await
+        .expect_err("one key twice");
+    assert!(error.to_string().contains(&key), "{error}");
+    assert_eq!(value(client, &key).await, None);
+}
+
+#[tokio::test]
+async fn of_a_batch_whose_answer_is_lost_the_values_tell_what_was_made() {
+    let ways = TwoWays::to(Shared::alone("lost-batch").await).await;
+    let (client, key) = (&ways.client, &ways.key);
+    ways.first.set(Mode::HoldAnswers);
+    let outcomes = client.replace_each(&[replacement(key, 0, "ours")]).await.unwrap();
+    let [Replaced::Differs(Some(now))] = outcomes.as_slice() else {
+        panic!("the first attempt was made, so the second finds another revision: {outcomes:?}");
+    };
+    assert_eq!(now.value, b"ours");
+    ways.first.set(Mode::Pass);
 }
 
 /// Our write is made and its answer lost; somebody writes over it before we can ask again.

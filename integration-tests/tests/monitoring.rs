@@ -16,7 +16,7 @@ use integration_tests::platform::{Platform, free_ports};
 use integration_tests::wait::until;
 
 /// What our programs, HAProxy's and etcd's metrics begin with.
-const PREFIXES: [&str; 7] = [
+const PREFIXES: [&str; 8] = [
     "colossus_",
     "consul_bootstrapper_",
     "etcd_",
@@ -24,6 +24,7 @@ const PREFIXES: [&str; 7] = [
     "process_",
     "registrator_",
     "router_config_",
+    "vip_keeper_",
 ];
 
 /// Names of metrics that a text contains.
@@ -114,6 +115,20 @@ impl Bootstrapper {
     }
 }
 
+/// A vip-keeper in a network of its own, without an etcd: it shows all its metrics from the start.
+async fn metrics_of_vip_keeper() -> String {
+    let options = ["--user=0:0", "--cap-drop=ALL", "--cap-add=NET_ADMIN", "--cap-add=NET_RAW"];
+    let arguments = [
+        "--vip=10.99.99.99@eth0",
+        "--etcd=http://127.0.0.1:1",
+        "--admin-addr=0.0.0.0:9104",
+        "--check=none",
+    ];
+    let keeper = Container::run(&options, "colossus/vip-keeper", &arguments);
+    let admin = SocketAddr::new(keeper.ip().parse().unwrap(), 9104);
+    until("vip-keeper shows its metrics", Duration::from_secs(30), || metrics_of(admin)).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_dashboard_and_the_alerts_use_metrics_that_exist() {
     let directory = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("../deploy/monitoring");
@@ -143,6 +158,7 @@ async fn the_dashboard_and_the_alerts_use_metrics_that_exist() {
         );
     }
     let mut shown = metrics_in(&of_bootstrapper);
+    shown.extend(metrics_in(&metrics_of_vip_keeper().await));
     for address in [
         platform.admin("registrator"),
         platform.admin("router-config"),

@@ -276,10 +276,11 @@ mod tests {
 
     /// An HTTP server that answers with `code` until it is dropped.
     async fn serve(listener: TcpListener, code: &'static str) {
-        let mut open = Vec::new();
+        // Its connections end with it, as a process's do.
+        let mut open = tokio::task::JoinSet::new();
         loop {
             let (mut stream, _) = listener.accept().await.expect("a connection");
-            open.push(tokio::spawn(async move {
+            open.spawn(async move {
                 let mut request = [0; 512];
                 while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
                     let answer = format!("HTTP/1.0 {code} X\r\n\r\n");
@@ -287,7 +288,7 @@ mod tests {
                         return;
                     }
                 }
-            }));
+            });
         }
     }
 

@@ -12,6 +12,28 @@ use crate::vip::Vip;
 /// Bounds of the time that a renewal takes, in seconds: a put takes 3 to 5 ms.
 const RENEWAL_BUCKETS: &[f64] = &[0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6];
 
+/// Every change and reason there is: shown from the start, so that the first one is a change of its counter.
+const CHANGES: [(&str, &str); 18] = [
+    ("took", "claimed"),
+    ("took", "free"),
+    ("took", "given"),
+    ("took", "again"),
+    ("expired", "no_renewal"),
+    ("lost", "another_holder"),
+    ("gave", "operator"),
+    ("gave", "stop"),
+    ("gave", "unhealthy"),
+    ("gave", "preempted"),
+    ("released", "stop"),
+    ("released", "unhealthy"),
+    ("stays", "operator"),
+    ("stays", "stop"),
+    ("stays", "unhealthy"),
+    ("stays", "preempted"),
+    ("conflict", "another_speaker"),
+    ("failed", "kernel"),
+];
+
 /// The metrics of this service. The label `vip` takes the configured names only.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -99,6 +121,12 @@ impl Metrics {
             metrics.speakers.with_label_values(name).set(0);
             metrics.without_holder.with_label_values(name).inc_by(0.0);
             metrics.restored.with_label_values(name).inc_by(0);
+            for (change, reason) in CHANGES {
+                metrics
+                    .changes
+                    .with_label_values(&[vip.name.as_str(), change, reason])
+                    .inc_by(0);
+            }
         }
         for result in ["done", "conflict", "unknown"] {
             metrics.writes.with_label_values(&[result]).inc_by(0);

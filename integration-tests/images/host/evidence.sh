@@ -4,7 +4,7 @@
 set -u
 out=$(mktemp -d)
 cd "$out" || exit 1
-PLATFORM='etcd consul-bootstrapper consul haproxy router-config registrator vip-keeper registry'
+PLATFORM='etcd consul-bootstrapper consul haproxy router-config registrator vip-keeper@1 registry keepalived'
 
 # file NAME COMMAND...: what a command says, within a bounded time.
 file() {
@@ -65,7 +65,7 @@ else
   file units.txt systemctl list-units --all --no-pager --type service,target,timer
   file docker-ps.txt docker ps -a --no-trunc
   file haproxy-stats.csv curl -sS -m 3 'http://127.0.0.1:8404/;csv'
-  for admin in 9101:registrator 9102:router-config 9103:consul-bootstrapper; do
+  for admin in 9101:registrator 9102:router-config 9103:consul-bootstrapper 9104:vip-keeper; do
     for path in status metrics; do
       file "${admin#*:}-$path.txt" curl -sS -m 3 "http://127.0.0.1:${admin%%:*}/$path"
     done

@@ -68,6 +68,7 @@ impl Up {
             nodes: self.nodes,
             subnet,
             domain: self.domain,
+            vips: 1,
             units: Units::Platform,
             settings: Vec::new(),
             test: false,
@@ -157,7 +158,7 @@ async fn describe(node: &Node) -> String {
         Ok(State::Off) => return format!("{head}: off"),
         Err(error) => return format!("{head}: {error}"),
     };
-    let units = "for unit in etcd consul-bootstrapper consul haproxy router-config registrator; do \
+    let units = "for unit in etcd consul-bootstrapper consul haproxy router-config registrator vip-keeper@1; do \
                  echo \"  $unit $(systemctl show -p ActiveState,SubState,NRestarts --value $unit | tr '\\n' ' ')\"; done";
     let units = match node.exec(&["sh", "-c", units]).await {
         Ok(units) => units,

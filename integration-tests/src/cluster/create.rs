@@ -5,16 +5,19 @@ use futures_util::future::try_join_all;
 use super::command::{LONG, SHORT, docker, run};
 use super::node::RUN_OPTIONS;
 use super::seed::{self, HOST_IMAGE, Image, Seed};
-use super::{Cluster, ClusterOptions, Cuts, Error, LABEL, Node, State, Steps, Subnet, Units, root, subnet};
+use super::{
+    Cluster, ClusterOptions, Cuts, Error, KEEPER, LABEL, Node, State, Steps, Subnet, Units, root, subnet,
+};
 
 /// The services of the platform, each with its image and its unit.
-const PLATFORM: [&str; 6] = [
+const PLATFORM: [&str; 7] = [
     "etcd",
     "consul-bootstrapper",
     "consul",
     "haproxy",
     "router-config",
     "registrator",
+    KEEPER,
 ];
 
 /// Where the project's files are on a host, as deploy/host/install.sh wants them beside each other.
@@ -278,7 +281,9 @@ fn down(name: &str) -> String {
 }
 
 fn chosen(units: &Units, images: &[Image]) -> Result<Vec<String>, Error> {
-    let has_image = |unit: &str| images.iter().any(|image| image.name == unit);
+    // That of x@1 is x.
+    let image_of = |unit: &str| unit.split('@').next().unwrap_or_default().to_owned();
+    let has_image = |unit: &str| images.iter().any(|image| image.name == image_of(unit));
     let all = || {
         PLATFORM
             .into_iter()
@@ -292,7 +297,7 @@ fn chosen(units: &Units, images: &[Image]) -> Result<Vec<String>, Error> {
         Units::Only(units) => match units.iter().find(|unit| !has_image(unit)) {
             None => Ok(units.clone()),
             Some(unit) => Err(Error::with_mend(
-                format!("there is no image colossus/{unit}"),
+                format!("there is no image colossus/{}", image_of(unit)),
                 "build it: make images",
             )),
         },

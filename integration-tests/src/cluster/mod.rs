@@ -10,6 +10,7 @@ mod command;
 mod create;
 mod error;
 mod evidence;
+mod etcd;
 mod faults;
 mod node;
 mod ready;
@@ -18,6 +19,7 @@ mod settings;
 pub mod shared;
 mod steps;
 mod subnet;
+mod vips;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -29,9 +31,13 @@ pub use node::{Node, State};
 pub use ready::Consul;
 pub use steps::Steps;
 pub use subnet::Subnet;
+pub use vips::{KEEPER, KEEPER_ADMIN, VipStatus};
 
 use crate::docker::{LABEL as TEST_LABEL, unique};
+pub(crate) use command::SHORT;
 use faults::Cuts;
+pub(crate) use ready::wait_for;
+pub(crate) use seed::HOST_IMAGE;
 
 /// Label of the containers, volumes and networks of a cluster; its value is the cluster's name.
 pub const LABEL: &str = "colossus.cluster";
@@ -63,9 +69,11 @@ pub struct ClusterOptions {
     pub subnet: Option<Subnet>,
     /// Services answer at `<service>.<domain>`.
     pub domain: String,
+    /// How many virtual IPs it has: 0 to [`MOST_VIPS`](Subnet::MOST_VIPS).
+    pub vips: usize,
     /// What runs on the hosts.
     pub units: Units,
-    /// Further lines `NAME=VALUE` of every host's `/etc/colossus/environment`.
+    /// Further lines `NAME=VALUE` of every host's `/etc/colossus/environment`, also in place of one that it has.
     pub settings: Vec<(String, String)>,
     /// Whether it is a test's, for which it gets that label.
     pub test: bool,
@@ -79,6 +87,7 @@ impl ClusterOptions {
             nodes,
             subnet: None,
             domain: "cluster.local".to_owned(),
+            vips: 1,
             units: Units::Platform,
             settings: Vec::new(),
             test: true,
@@ -95,7 +104,7 @@ impl ClusterOptions {
         self.etcd_members()
     }
 
-    fn labels(&self) -> Vec<String> {
+    pub(crate) fn labels(&self) -> Vec<String> {
         let mut labels = vec![format!("{LABEL}={}", self.name)];
         if self.test {
             labels.push(format!("{TEST_LABEL}={}", std::process::id()));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{join_all, try_join_all};
 use serde_json::Value;
 
-use super::{Cluster, Node, State, Steps, Units};
+use super::{Cluster, KEEPER, Node, State, Steps, Units};
 use crate::http;
 
 /// How often a condition is looked at. Most ask a program on a host, which costs more than waiting.
@@ -119,7 +119,7 @@ fn count(list: &Value, holds: impl Fn(&Value) -> bool) -> usize {
 
 impl Cluster {
     /// Waits until all that was started is ready: etcd on its members, Consul with a leader and all its voters and
-    /// members, routing on every node.
+    /// members, routing on every node, each virtual IP with one holder.
     ///
     /// # Panics
     /// When a part is not within 2 minutes.
@@ -153,6 +153,11 @@ impl Cluster {
         if runs(&["consul", "consul-bootstrapper", "haproxy", "router-config"]) {
             steps
                 .step("HAProxy routes on every node", self.until_routing(READY))
+                .await?;
+        }
+        if runs(&["etcd", "haproxy", KEEPER]) && self.options().vips > 0 {
+            steps
+                .step("somebody holds each virtual IP", self.until_vips_held(READY))
                 .await?;
         }
         Ok(())

@@ -21,6 +21,12 @@ impl ClusterOptions {
                 "use up to 40 small letters, digits and -, beginning with a letter",
             ));
         }
+        if self.vips > Subnet::MOST_VIPS {
+            return Err(Error::usage(
+                format!("{} virtual IPs are more than {}", self.vips, Subnet::MOST_VIPS),
+                "one is usual",
+            ));
+        }
         Ok(())
     }
 
@@ -32,18 +38,27 @@ impl ClusterOptions {
         let each =
             |format: &dyn Fn(&Node) -> String| members.iter().map(format).collect::<Vec<_>>().join(",");
         let cluster = each(&|node| format!("{}=http://{}", node.hostname(), node.port(2380)));
-        let mut lines = vec![
-            format!("COLOSSUS_DOMAIN={}", self.domain),
-            format!("COLOSSUS_ETCD_CLUSTER={cluster}"),
-            format!("ETCD_ENDPOINTS={}", etcd_endpoints(&members)),
-            format!("COLOSSUS_CONSUL_SERVERS={}", self.consul_servers()),
+        let mut own = vec![
+            ("COLOSSUS_DOMAIN", self.domain.clone()),
+            ("COLOSSUS_ETCD_CLUSTER", cluster),
+            ("ETCD_ENDPOINTS", etcd_endpoints(&members)),
+            ("COLOSSUS_CONSUL_SERVERS", self.consul_servers().to_string()),
         ];
-        lines.extend(
-            self.settings
-                .iter()
-                .map(|(name, value)| format!("{name}={value}")),
-        );
-        lines.join("\n") + "\n"
+        if self.vips > 0 {
+            let vips: Vec<String> = subnet.vips(self.vips).iter().map(ToString::to_string).collect();
+            own.push(("COLOSSUS_VIPS", vips.join(",")));
+            // As etcd runs here: its unit sets the times that go with it.
+            own.push(("COLOSSUS_VIP_PROFILE", "lan".to_owned()));
+        }
+        let given = |name: &str| self.settings.iter().any(|(given, _)| given == name);
+        let own = own.into_iter().filter(|(name, _)| !given(name));
+        let further = self
+            .settings
+            .iter()
+            .map(|(name, value)| format!("{name}={value}\n"));
+        own.map(|(name, value)| format!("{name}={value}\n"))
+            .chain(further)
+            .collect()
     }
 }
 

@@ -67,11 +67,23 @@ impl Shared {
     /// # Panics
     /// When they do not come up.
     pub async fn take(nodes: usize) -> Self {
+        Self::take_like(ClusterOptions::test(nodes)).await
+    }
+
+    /// [`Shared::take`] for hosts with these options, but for the cluster's name.
+    ///
+    /// # Panics
+    /// The same.
+    pub async fn take_like(options: ClusterOptions) -> Self {
         let turn = Turn::wait();
-        let left = place()
-            .left
-            .take()
-            .filter(|cluster| cluster.nodes().len() == nodes);
+        let left = place().left.take().filter(|cluster| {
+            let name = cluster.options().name.clone();
+            *cluster.options()
+                == ClusterOptions {
+                    name,
+                    ..options.clone()
+                }
+        });
         let cluster = match left {
             Some(mut cluster) => {
                 if let Some(test) = test_name() {
@@ -80,7 +92,7 @@ impl Shared {
                 cluster.restore().await;
                 cluster
             }
-            None => Cluster::start(ClusterOptions::test(nodes)).await,
+            None => Cluster::start(options).await,
         };
         Self {
             cluster: Some(cluster),

@@ -18,9 +18,22 @@ impl Subnet {
         self.address(last)
     }
 
+    /// The most virtual IPs that there is room for.
+    pub const MOST_VIPS: usize = 10;
+
     /// The address that belongs to no host, for the virtual IP: .100.
     pub fn vip(self) -> Ipv4Addr {
         self.address(100)
+    }
+
+    /// The addresses of this many virtual IPs: .100 and on.
+    pub fn vips(self, count: usize) -> Vec<Ipv4Addr> {
+        (100..110).take(count).map(|last| self.address(last)).collect()
+    }
+
+    /// The address that belongs to no host either, for a virtual IP that somebody else keeps: .110.
+    pub fn other_vip(self) -> Ipv4Addr {
+        self.address(110)
     }
 
     /// Where Docker may put other containers, away from the addresses above: the last quarter.
@@ -162,6 +175,9 @@ mod tests {
         assert_eq!(subnet("10.213.0.0/24").to_string(), "10.213.0.0/24");
         assert_eq!(subnet("192.168.7.0/24").node(2).to_string(), "192.168.7.12");
         assert_eq!(subnet("172.16.7.0/24").vip().to_string(), "172.16.7.100");
+        let vips = subnet("172.16.7.0/24").vips(Subnet::MOST_VIPS);
+        assert_eq!((vips.len(), vips[0].to_string()), (10, "172.16.7.100".to_owned()));
+        assert!(!vips.contains(&subnet("172.16.7.0/24").other_vip()));
         for bad in [
             "",
             "10.213.0.0",

@@ -34,7 +34,10 @@ impl Election {
                 self.retry_at = now + RETRY;
             }
             Outcome::Unreadable => self.view = View::Unknown,
-            Outcome::Unknown(_) => self.retry_at = now + RETRY,
+            Outcome::Unknown(_) => {
+                self.retry_at = now + RETRY;
+                self.renew_at = self.renew_at.min(self.retry_at);
+            }
         }
     }
 

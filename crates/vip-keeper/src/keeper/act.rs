@@ -118,6 +118,8 @@ impl Keeper {
         let result = self.kernel.hold(vip, BootInstant::from_boot(until)).await;
         let Some(part) = self.parts.get_mut(vip) else { return };
         part.up = result.is_ok();
+        // Who spoke for it until now may have held it.
+        part.speakers.clear();
         part.up_took = Some(began.elapsed());
         self.step(vip, Input::Up(result.map_err(|error| error_chain(&error).to_string())));
     }

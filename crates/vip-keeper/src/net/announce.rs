@@ -56,7 +56,9 @@ impl Schedule {
     /// Counts one that was made at `now`. Those that were missed meanwhile are not made up for.
     pub(crate) fn announced(&mut self, now: BootInstant) {
         let mut burst = BURST.into_iter().map(|after| self.begun.saturating_add(after));
-        self.due = burst.find(|due| *due > now).unwrap_or(now.saturating_add(REFRESH));
+        self.due = burst
+            .find(|due| *due > now)
+            .unwrap_or(now.saturating_add(REFRESH));
     }
 }
 
@@ -81,12 +83,23 @@ impl Announcer {
 
     /// Tells everybody on the interface that `address` is at `mac`. The caller looks at the clock first: no gate holds
     /// back what a packet socket sends.
-    pub(crate) fn announce(&mut self, index: u32, interface: &str, mac: Mac, address: IpAddr) -> io::Result<()> {
+    pub(crate) fn announce(
+        &mut self,
+        index: u32,
+        interface: &str,
+        mac: Mac,
+        address: IpAddr,
+    ) -> io::Result<()> {
         match (address, &self.arp, &self.icmp) {
             (IpAddr::V4(v4), Some(socket), _) => {
                 let to = packet_address(&mut self.interfaces, index)?;
                 for form in [Form::Request, Form::Reply] {
-                    sendto(socket.as_raw_fd(), &gratuitous(form, mac, v4), &to, MsgFlags::MSG_DONTWAIT)?;
+                    sendto(
+                        socket.as_raw_fd(),
+                        &gratuitous(form, mac, v4),
+                        &to,
+                        MsgFlags::MSG_DONTWAIT,
+                    )?;
                 }
                 Ok(())
             }

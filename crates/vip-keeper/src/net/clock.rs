@@ -88,7 +88,10 @@ mod tests {
     fn no_arithmetic_leaves_the_clock() {
         let start = BootInstant::from_boot(Duration::ZERO);
         assert_eq!(start.checked_sub(Duration::from_nanos(1)), None);
-        assert_eq!(BootInstant::from_boot(Duration::MAX).checked_add(Duration::from_nanos(1)), None);
+        assert_eq!(
+            BootInstant::from_boot(Duration::MAX).checked_add(Duration::from_nanos(1)),
+            None
+        );
         assert_eq!(start.saturating_add(Duration::MAX).since_boot(), Duration::MAX);
     }
 }

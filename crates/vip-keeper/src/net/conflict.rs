@@ -8,7 +8,8 @@ use std::os::fd::AsRawFd;
 use nix::cmsg_space;
 use nix::libc::in6_pktinfo;
 use nix::sys::socket::{
-    ControlMessageOwned, LinkAddr, MsgFlags, SockaddrIn6, recvfrom, recvmsg, setsockopt, sockopt::Ipv6RecvPacketInfo,
+    ControlMessageOwned, LinkAddr, MsgFlags, SockaddrIn6, recvfrom, recvmsg, setsockopt,
+    sockopt::Ipv6RecvPacketInfo,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::unix::AsyncFd;
@@ -94,9 +95,14 @@ fn read_advertisement(socket: &Socket, packet: &mut [u8]) -> io::Result<Option<C
     let mut control = cmsg_space!(in6_pktinfo);
     let (length, index) = {
         let mut parts = [IoSliceMut::new(packet)];
-        let received = recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())?;
+        let received = recvmsg::<SockaddrIn6>(
+            socket.as_raw_fd(),
+            &mut parts,
+            Some(&mut control),
+            MsgFlags::empty(),
+        )?;
         let index = received.cmsgs()?.find_map(|control| match control {
-            ControlMessageOwned::Ipv6PacketInfo(info) => u32::try_from(info.ipi6_ifindex).ok(),
+            ControlMessageOwned::Ipv6PacketInfo(info) => Some(info.ipi6_ifindex),
             _ => None,
         });
         (received.bytes, index)

@@ -55,7 +55,8 @@ pub struct InterfaceFacts {
     /// `rp_filter`, the greater of `all` and its own: 0 off, 1 strict (what comes in by another way than the answer would
     /// go is dropped), 2 loose.
     pub rp_filter: Option<u32>,
-    /// `arp_ignore`, likewise. From 2 on the kernel answers no ARP for an address that is added as /32.
+    /// `arp_ignore`, likewise. 0 and 1 do no harm. With 2 the kernel answers only who is in a network of the interface, with
+    /// 8 nobody.
     pub arp_ignore: Option<u32>,
     /// `arp_announce`, likewise.
     pub arp_announce: Option<u32>,
@@ -91,8 +92,12 @@ impl ClockFacts {
         Self {
             source: text(&path.join("current_clocksource")),
             available: available.split_whitespace().map(str::to_owned).collect(),
-            suspended: boot.zip(monotonic).map(|(boot, monotonic)| boot.saturating_sub(monotonic)),
-            resolution: nix::time::clock_getres(ClockId::CLOCK_BOOTTIME).ok().map(Duration::from),
+            suspended: boot
+                .zip(monotonic)
+                .map(|(boot, monotonic)| boot.saturating_sub(monotonic)),
+            resolution: nix::time::clock_getres(ClockId::CLOCK_BOOTTIME)
+                .ok()
+                .map(Duration::from),
         }
     }
 }
@@ -106,7 +111,9 @@ impl InterfaceFacts {
 
     fn read_in(root: &Path, interface: &str) -> Self {
         let number = |family: &str, interface: &str, name: &str| {
-            text(&root.join(family).join("conf").join(interface).join(name))?.parse().ok()
+            text(&root.join(family).join("conf").join(interface).join(name))?
+                .parse()
+                .ok()
         };
         let greater = |name| number("ipv4", "all", name).max(number("ipv4", interface, name));
         Self {
@@ -189,7 +196,11 @@ mod tests {
     fn the_clock_tells_what_it_counts_by() {
         let directory = tempfile::tempdir().expect("a directory");
         fs::write(directory.path().join("current_clocksource"), "tsc\n").expect("a file");
-        fs::write(directory.path().join("available_clocksource"), "kvm-clock tsc acpi_pm \n").expect("a file");
+        fs::write(
+            directory.path().join("available_clocksource"),
+            "kvm-clock tsc acpi_pm \n",
+        )
+        .expect("a file");
         let facts = ClockFacts::read_in(directory.path());
         assert_eq!(facts.source.as_deref(), Some("tsc"));
         assert_eq!(facts.available, ["kvm-clock", "tsc", "acpi_pm"]);

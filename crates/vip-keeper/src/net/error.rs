@@ -19,7 +19,7 @@ pub enum NetError {
     Twice(String),
     /// The process may not do what it must.
     #[error(
-        "the capabilities {} are missing: give the container --cap-add NET_ADMIN --cap-add NET_RAW, or the unit AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW",
+        "the capabilities {} are missing: start the container with --cap-add NET_ADMIN --cap-add NET_RAW, or the unit with AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW",
         .0.join(" and ")
     )]
     Capabilities(Vec<&'static str>),
@@ -120,11 +120,11 @@ pub enum NetError {
         interface: String,
     },
     /// The right to the address was over before it answered, or too short to be used. It does not answer.
-    #[error("the right to {vip} was over {late:?} ago")]
+    #[error("the right to {vip} is over, for {late:?} now")]
     TooLate {
         /// The virtual IP.
         vip: VipName,
-        /// For how long it has been over; nothing if what was left was too short.
+        /// For how long; nothing if what was left was too short.
         late: Duration,
     },
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use daemon::error_chain;
 use tokio::time::sleep;
 
 use super::conflict::{Claim, Claims};
@@ -103,7 +104,13 @@ impl KernelEvents {
                 self.list_again().await;
                 continue;
             }
-            let Self { news, arp, advertisements, known, .. } = self;
+            let Self {
+                news,
+                arp,
+                advertisements,
+                known,
+                ..
+            } = self;
             let heard = tokio::select! {
                 heard = news.next() => match heard {
                     Ok(messages) => {
@@ -134,7 +141,7 @@ impl KernelEvents {
                 self.known.events.push_back(KernelEvent::Lost);
             }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot look at the network again");
+                tracing::warn!("cannot look at the network again: {}", error_chain(&error));
                 sleep(PAUSE).await;
             }
         }
@@ -145,7 +152,7 @@ impl KernelEvents {
 fn failed(error: &NetlinkError) -> Result<(), ()> {
     let overrun = error.errno() == Some(nix::libc::ENOBUFS);
     if !overrun {
-        tracing::warn!(error = error as &dyn std::error::Error, "cannot hear the news of addresses");
+        tracing::warn!("cannot hear the news of addresses: {}", error_chain(error));
     }
     overrun.then_some(()).ok_or(())
 }

@@ -30,7 +30,12 @@ mod tests {
 
     #[test]
     fn only_what_a_host_can_have_is_one() {
-        assert_eq!(Mac::host(&[2, 0, 0, 0, 0, 0x0a]).map(|mac| mac.to_string()).as_deref(), Some("02:00:00:00:00:0a"));
+        assert_eq!(
+            Mac::host(&[2, 0, 0, 0, 0, 0x0a])
+                .map(|mac| mac.to_string())
+                .as_deref(),
+            Some("02:00:00:00:00:0a")
+        );
         for no in [&[0; 6][..], &[0xff; 6], &[], &[1, 2, 3, 4, 5], &[2; 8]] {
             assert_eq!(Mac::host(no), None);
         }

@@ -34,6 +34,9 @@
 //!   their sender too.
 //! - What a packet socket sends (our own announcements) passes by the table `arp`. They are sent by the clock.
 //!
+//! Whoever flushes all rules of the host removes these, too. That is seen at the next renewal, which makes them again; until then
+//! the address's lifetime is what is left.
+//!
 //! A set is renewed by emptying it and filling it again, in one transaction: neither fails for an element that has just
 //! ended, no packet sees the set between the two, and no kernel that can do this is too old.
 
@@ -94,38 +97,22 @@ pub enum GateHook {
     Input,
 }
 
-/// The virtual IPs of one keeper, by family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Addresses {
-    v4: Vec<Ipv4Addr>,
-    v6: Vec<Ipv6Addr>,
-}
-
-impl FromIterator<IpAddr> for Addresses {
-    fn from_iter<T: IntoIterator<Item = IpAddr>>(addresses: T) -> Self {
-        let mut sorted = Self::default();
-        for address in addresses {
-            match address {
-                IpAddr::V4(v4) => sorted.v4.push(v4),
-                IpAddr::V6(v6) => sorted.v6.push(v6),
-            }
-        }
-        sorted
-    }
-}
-
 /// The tables of one keeper.
 #[derive(Debug)]
 pub(crate) struct Gate {
     netlink: Asking,
     name: TableName,
-    addresses: Addresses,
+    addresses: Vec<IpAddr>,
     hook: GateHook,
 }
 
 impl Gate {
     /// Makes the tables anew, whatever there was under this name, with the gate shut for every address.
-    pub(crate) async fn open(name: TableName, addresses: Addresses, deadline: Duration) -> Result<Self, NetlinkError> {
+    pub(crate) async fn open(
+        name: TableName,
+        addresses: Vec<IpAddr>,
+        deadline: Duration,
+    ) -> Result<Self, NetlinkError> {
         let mut gate = Self {
             netlink: Asking::open(Family::Netfilter, deadline).map_err(NetlinkError::Socket)?,
             name,
@@ -146,7 +133,7 @@ impl Gate {
     pub(crate) async fn probe(deadline: Duration) -> Result<GateHook, NetlinkError> {
         let mut netlink = Asking::open(Family::Netfilter, deadline).map_err(NetlinkError::Socket)?;
         let name = TableName(format!("{PREFIX}_probe"));
-        let addresses = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].into_iter().collect();
+        let addresses = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         let mut refused = None;
         for hook in [GateHook::Prerouting, GateHook::Input] {
             let mut changes = Changes::new(netlink.batch(), &name);
@@ -173,7 +160,10 @@ impl Gate {
         changes.refill(&self.addresses, live);
         match self.netlink.commit(changes.into_batch()).await {
             Err(error) if error.refusal() == Some(NOT_THERE) => {
-                tracing::warn!(table = self.name.as_str(), "somebody removed the gate of nftables: it is made again");
+                tracing::warn!(
+                    table = self.name.as_str(),
+                    "somebody removed the gate of nftables: it is made again"
+                );
                 self.build(live).await
             }
             result => result,

@@ -125,7 +125,7 @@ fn whole(address: IpAddr) -> u8 {
 }
 
 /// Whether `address` is in the network of `prefix` bits that `network` is of. A network of one address holds no other.
-fn holds(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
+pub(crate) fn holds(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
     let differing = match (network, address) {
         (IpAddr::V4(network), IpAddr::V4(address)) => (network.to_bits() ^ address.to_bits()).leading_zeros(),
         (IpAddr::V6(network), IpAddr::V6(address)) => (network.to_bits() ^ address.to_bits()).leading_zeros(),
@@ -166,19 +166,32 @@ mod tests {
 
     fn survey(addresses: &[Address]) -> Survey {
         Survey {
-            links: [link(1, "lo", true), link(2, "eth0", true), link(3, "eth1", true), link(4, "eth2", false)].into(),
+            links: [
+                link(1, "lo", true),
+                link(2, "eth0", true),
+                link(3, "eth1", true),
+                link(4, "eth2", false),
+            ]
+            .into(),
             addresses: addresses.to_vec(),
         }
     }
 
     fn place(vip: &str, addresses: &[Address]) -> Option<String> {
         let vip = vip.parse().expect("a virtual IP");
-        survey(addresses).placement(&vip, MARKS).map(|place| place.interface)
+        survey(addresses)
+            .placement(&vip, MARKS)
+            .map(|place| place.interface)
     }
 
     #[test]
     fn an_address_goes_where_its_network_is() {
-        let addresses = [address(1, "127.0.0.1/8"), address(2, "10.0.0.1/24"), address(3, "10.0.1.1/24"), address(3, "fd00::1/64")];
+        let addresses = [
+            address(1, "127.0.0.1/8"),
+            address(2, "10.0.0.1/24"),
+            address(3, "10.0.1.1/24"),
+            address(3, "fd00::1/64"),
+        ];
         assert_eq!(place("10.0.0.100", &addresses).as_deref(), Some("eth0"));
         assert_eq!(place("10.0.1.100", &addresses).as_deref(), Some("eth1"));
         assert_eq!(place("fd00::100", &addresses).as_deref(), Some("eth1"));
@@ -188,18 +201,49 @@ mod tests {
 
     #[test]
     fn the_narrowest_network_counts_then_a_link_that_is_up_then_the_oldest() {
-        assert_eq!(place("10.0.0.100", &[address(2, "10.0.0.1/8"), address(3, "10.0.0.2/24")]).as_deref(), Some("eth1"));
-        assert_eq!(place("10.0.0.100", &[address(4, "10.0.0.1/24"), address(3, "10.0.0.2/24")]).as_deref(), Some("eth1"));
-        assert_eq!(place("10.0.0.100", &[address(3, "10.0.0.1/24"), address(2, "10.0.0.2/24")]).as_deref(), Some("eth0"));
-        assert_eq!(place("10.0.0.100", &[address(4, "10.0.0.1/24")]).as_deref(), Some("eth2"));
+        assert_eq!(
+            place(
+                "10.0.0.100",
+                &[address(2, "10.0.0.1/8"), address(3, "10.0.0.2/24")]
+            )
+            .as_deref(),
+            Some("eth1")
+        );
+        assert_eq!(
+            place(
+                "10.0.0.100",
+                &[address(4, "10.0.0.1/24"), address(3, "10.0.0.2/24")]
+            )
+            .as_deref(),
+            Some("eth1")
+        );
+        assert_eq!(
+            place(
+                "10.0.0.100",
+                &[address(3, "10.0.0.1/24"), address(2, "10.0.0.2/24")]
+            )
+            .as_deref(),
+            Some("eth0")
+        );
+        assert_eq!(
+            place("10.0.0.100", &[address(4, "10.0.0.1/24")]).as_deref(),
+            Some("eth2")
+        );
     }
 
     #[test]
     fn a_virtual_ip_is_no_reason_for_a_virtual_ip() {
-        let marked = Address { marked: true, ends: true, ..address(3, "10.0.0.7/24") };
+        let marked = Address {
+            marked: true,
+            ends: true,
+            ..address(3, "10.0.0.7/24")
+        };
         assert_eq!(place("10.0.0.100", std::slice::from_ref(&marked)), None);
         assert_eq!(place("10.0.0.100", &[address(3, "10.0.0.100/24")]), None);
-        assert_eq!(place("10.0.0.100", &[marked, address(2, "10.0.0.1/24")]).as_deref(), Some("eth0"));
+        assert_eq!(
+            place("10.0.0.100", &[marked, address(2, "10.0.0.1/24")]).as_deref(),
+            Some("eth0")
+        );
     }
 
     #[test]
@@ -216,7 +260,11 @@ mod tests {
     #[test]
     fn one_foreign_address_makes_it_foreign() {
         let ip = "10.0.0.100".parse().expect("an address");
-        let ours = Address { marked: true, ends: true, ..address(2, "10.0.0.100/32") };
+        let ours = Address {
+            marked: true,
+            ends: true,
+            ..address(2, "10.0.0.100/32")
+        };
         for (addresses, presence) in [
             (vec![], Presence::Absent),
             (vec![ours.clone()], Presence::Ours),
@@ -229,13 +277,28 @@ mod tests {
 
     #[test]
     fn what_bears_no_mark_is_never_a_leftover() {
-        let ours = |text| Address { marked: true, ends: true, ..address(2, text) };
-        let lives = Address { ends: true, ..address(2, "10.0.0.102/24") };
-        let survey = survey(&[ours("10.0.0.100/32"), ours("10.0.0.101/32"), lives, address(2, "10.0.0.103/24")]);
-        let configured = ["10.0.0.100", "10.0.0.102", "10.0.0.103"].map(|ip| ip.parse().expect("an address")).into();
+        let ours = |text| Address {
+            marked: true,
+            ends: true,
+            ..address(2, text)
+        };
+        let lives = Address {
+            ends: true,
+            ..address(2, "10.0.0.102/24")
+        };
+        let survey = survey(&[
+            ours("10.0.0.100/32"),
+            ours("10.0.0.101/32"),
+            lives,
+            address(2, "10.0.0.103/24"),
+        ]);
+        let configured = ["10.0.0.100", "10.0.0.102", "10.0.0.103"]
+            .map(|ip| ip.parse().expect("an address"))
+            .into();
         let left = |marks, all| {
             let left = survey.leftovers(&configured, marks, all);
-            left.map(|address| address.address.to_string()).collect::<Vec<_>>()
+            left.map(|address| address.address.to_string())
+                .collect::<Vec<_>>()
         };
         assert_eq!(left(MARKS, false), ["10.0.0.100"]);
         assert_eq!(left(MARKS, true), ["10.0.0.100", "10.0.0.101"]);

@@ -1,6 +1,6 @@
 //! Links and addresses, as the kernel tells them and takes them (rtnetlink).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::error::NetError;
 use super::mac::Mac;
 use super::netlink::{Asking, Attributes, Family, Message, NetlinkError, Writer, number, text};
-use super::place::Survey;
+use super::place::{Survey, holds};
+use crate::vip::Vip;
 
 /// `RTM_*`.
 pub(crate) const NEW_LINK: u16 = 16;
@@ -72,6 +73,11 @@ pub(crate) struct Address {
 pub(crate) struct Marks(pub(crate) bool);
 
 impl Address {
+    /// Whether it is `ip`, or has it in its network.
+    fn concerns(&self, ip: IpAddr) -> bool {
+        self.address == ip || holds(self.network, self.prefix, ip)
+    }
+
     /// Whether a keeper added it: it bears the mark or, on a kernel that knows no marks, it ends, as only ours do that have
     /// the address of a virtual IP.
     pub(crate) fn is_ours(&self, marks: Marks) -> bool {
@@ -90,18 +96,47 @@ impl Route {
 
     /// All interfaces, by their index.
     async fn links(&mut self) -> Result<BTreeMap<u32, Link>, NetlinkError> {
-        // struct ifinfomsg, and IFLA_EXT_MASK with RTEXT_FILTER_SKIP_STATS: the counters make most of an answer.
-        let ask = |message: &mut Writer| {
-            message.put(&[0; 16]);
-            message.attribute(29, &8u32.to_ne_bytes());
-        };
-        let links = self.0.list(GET_LINK, ask, link).await?;
+        let links = self.0.list(GET_LINK, |message| asked(message, 0), link).await?;
         Ok(links.into_iter().map(|link| (link.index, link)).collect())
+    }
+
+    /// The interface of this index, if there is one.
+    pub(crate) async fn link(&mut self, index: u32) -> Result<Option<Link>, NetError> {
+        let link = self.0.get(GET_LINK, |message| asked(message, index), link).await;
+        or_absent(link).map_err(NetError::ListLinks)
+    }
+
+    /// The interface of this name, if there is one.
+    async fn link_named(&mut self, name: &str) -> Result<Option<Link>, NetError> {
+        let ask = |message: &mut Writer| {
+            asked(message, 0);
+            message.text(3, name);
+        };
+        let link = self.0.get(GET_LINK, ask, link).await;
+        or_absent(link).map_err(NetError::ListLinks)
     }
 
     /// All addresses of all interfaces.
     async fn addresses(&mut self) -> Result<Vec<Address>, NetlinkError> {
-        self.0.list(GET_ADDRESS, |message| message.put(&[0; 8]), address).await
+        self.0
+            .list(GET_ADDRESS, |message| message.put(&[0; 8]), address)
+            .await
+    }
+
+    /// All addresses, and of the interfaces those that `vip` could be on: on a host of many containers all of them would
+    /// take most of the time of taking an address.
+    pub(crate) async fn survey_for(&mut self, vip: &Vip) -> Result<Survey, NetError> {
+        let addresses = self.addresses().await.map_err(NetError::ListAddresses)?;
+        let concerned = addresses.iter().filter(|address| address.concerns(vip.address));
+        let indexes: BTreeSet<_> = concerned.map(|address| address.index).collect();
+        let mut links = BTreeMap::new();
+        for index in indexes {
+            links.extend(self.link(index).await?.map(|link| (index, link)));
+        }
+        if let Some(name) = &vip.interface {
+            links.extend(self.link_named(name).await?.map(|link| (link.index, link)));
+        }
+        Ok(Survey { links, addresses })
     }
 
     /// All of both.
@@ -116,7 +151,12 @@ impl Route {
     ///
     /// It counts as outlived from the start (a preferred lifetime of 0), so that nothing on this host chooses it as the source
     /// of a connection of its own.
-    pub(crate) async fn add(&mut self, index: u32, address: IpAddr, lifetime: u32) -> Result<(), NetlinkError> {
+    pub(crate) async fn add(
+        &mut self,
+        index: u32,
+        address: IpAddr,
+        lifetime: u32,
+    ) -> Result<(), NetlinkError> {
         self.0
             .request(NEW_ADDRESS, CREATE_OR_REPLACE, |message| {
                 named(message, index, address);
@@ -135,12 +175,25 @@ impl Route {
             .0
             .request(DELETED_ADDRESS, 0, |message| named(message, index, address))
             .await;
-        match removed {
-            Ok(()) => Ok(true),
-            Err(error) if error.refusal().is_some_and(|errno| ABSENT.contains(&errno)) => Ok(false),
-            Err(error) => Err(error),
-        }
+        or_absent(removed.map(Some)).map(|removed| removed.is_some())
     }
+}
+
+/// None if the kernel says that there is no such thing.
+fn or_absent<T>(answer: Result<Option<T>, NetlinkError>) -> Result<Option<T>, NetlinkError> {
+    match answer {
+        Err(error) if error.refusal().is_some_and(|errno| ABSENT.contains(&errno)) => Ok(None),
+        answer => answer,
+    }
+}
+
+/// A `struct ifinfomsg` for an interface, or any with 0; and `IFLA_EXT_MASK` with `RTEXT_FILTER_SKIP_STATS`: the
+/// counters make most of an answer.
+fn asked(message: &mut Writer, index: u32) {
+    message.put(&[0; 4]);
+    message.put(&index.to_ne_bytes());
+    message.put(&[0; 8]);
+    message.attribute(29, &8u32.to_ne_bytes());
 }
 
 /// A `struct ifaddrmsg`, `IFA_LOCAL` and `IFA_ADDRESS`.
@@ -199,7 +252,12 @@ pub(crate) fn address(message: &Message<'_>) -> Option<Address> {
         match kind {
             1 => network = ip(family, payload),
             2 => local = ip(family, payload),
-            6 => ends = payload.get(4..).and_then(number).is_some_and(|valid| valid != FOR_EVER),
+            6 => {
+                ends = payload
+                    .get(4..)
+                    .and_then(number)
+                    .is_some_and(|valid| valid != FOR_EVER);
+            }
             11 => marked = payload.first() == Some(&MARK),
             _ => {}
         }
@@ -217,8 +275,12 @@ pub(crate) fn address(message: &Message<'_>) -> Option<Address> {
 
 fn ip(family: u8, payload: &[u8]) -> Option<IpAddr> {
     match family {
-        2 => <[u8; 4]>::try_from(payload).ok().map(|octets| Ipv4Addr::from(octets).into()),
-        10 => <[u8; 16]>::try_from(payload).ok().map(|octets| Ipv6Addr::from(octets).into()),
+        2 => <[u8; 4]>::try_from(payload)
+            .ok()
+            .map(|octets| Ipv4Addr::from(octets).into()),
+        10 => <[u8; 16]>::try_from(payload)
+            .ok()
+            .map(|octets| Ipv6Addr::from(octets).into()),
         _ => None,
     }
 }
@@ -231,7 +293,9 @@ mod tests {
     use super::*;
 
     fn read<T>(writer: &Writer, parse: impl Fn(&Message<'_>) -> Option<T>) -> Vec<T> {
-        Messages(writer.bytes()).filter_map(|message| parse(&message)).collect()
+        Messages(writer.bytes())
+            .filter_map(|message| parse(&message))
+            .collect()
     }
 
     /// As Linux 6.18 tells of 10.0.0.100/32 with a lifetime.
@@ -259,10 +323,15 @@ mod tests {
             (FOR_EVER, 0, false, false),
         ] {
             let read = read(&told(NEW_ADDRESS, valid, &[mark]), address);
-            let [address] = read.as_slice() else { panic!("{read:?}") };
+            let [address] = read.as_slice() else {
+                panic!("{read:?}")
+            };
             assert_eq!((address.index, address.prefix), (3, 32));
             assert_eq!(address.address.to_string(), "10.0.0.100");
-            assert_eq!((address.is_ours(Marks(true)), address.is_ours(Marks(false))), (with_marks, without));
+            assert_eq!(
+                (address.is_ours(Marks(true)), address.is_ours(Marks(false))),
+                (with_marks, without)
+            );
         }
     }
 
@@ -276,8 +345,13 @@ mod tests {
             message.attribute(2, &[10, 0, 0, 1]);
         });
         let read = read(&writer, address);
-        let [address] = read.as_slice() else { panic!("{read:?}") };
-        assert_eq!((address.address.to_string(), address.network.to_string()), ("10.0.0.1".into(), "10.1.0.1".into()));
+        let [address] = read.as_slice() else {
+            panic!("{read:?}")
+        };
+        assert_eq!(
+            (address.address.to_string(), address.network.to_string()),
+            ("10.0.0.1".into(), "10.1.0.1".into())
+        );
     }
 
     #[test]

@@ -17,7 +17,9 @@ fn shown(mut times: Vec<Duration>) -> String {
 fn what_it_costs() {
     on_hosts(async |hosts| {
         for count in [1, 10, 100] {
-            let addresses: Vec<_> = (0..count).map(|number| format!("10.0.0.{}", 100 + number)).collect();
+            let addresses: Vec<_> = (0..count)
+                .map(|number| format!("10.0.0.{}", 100 + number))
+                .collect();
             let texts: Vec<_> = addresses.iter().map(String::as_str).collect();
             let (mut kernel, _events) = open(&texts, GateMode::Nftables).await;
             let mut held = vec![];
@@ -50,7 +52,23 @@ fn what_it_costs() {
             kernel.release(&vip).await.unwrap();
             released.push(BootInstant::now().saturating_since(before));
         }
-        println!("from hold to the first announcement read by another host: {}", shown(out));
+        println!(
+            "from hold to the first announcement read by another host: {}",
+            shown(out)
+        );
         println!("release: {}", shown(released));
+        // As on a host that runs many containers.
+        for number in 0..200 {
+            hosts
+                .host
+                .ip(&format!("link add near{number} type veth peer name far{number}"));
+        }
+        let mut held = vec![];
+        for _ in 0..100 {
+            let before = BootInstant::now();
+            kernel.hold(&vip, in_ms(20_000)).await.unwrap();
+            held.push(BootInstant::now().saturating_since(before));
+        }
+        println!("hold among 400 other interfaces: {}", shown(held));
     });
 }

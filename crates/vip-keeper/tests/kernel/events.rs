@@ -32,13 +32,25 @@ fn addresses_that_come_and_go_are_told_and_renewals_are_not() {
         for address in [VIP4, VIP6] {
             let vip = name(address);
             kernel.hold(&vip, in_ms(1000)).await.unwrap();
-            assert_eq!(all(&mut events).await, [KernelEvent::AddressAppeared { vip: vip.clone(), ours: true }]);
+            assert_eq!(
+                all(&mut events).await,
+                [KernelEvent::AddressAppeared {
+                    vip: vip.clone(),
+                    ours: true
+                }]
+            );
             kernel.extend(&[(vip.clone(), in_ms(20_000))]).await.unwrap();
             assert_eq!(all(&mut events).await, []);
             hosts.host.ip(&format!("address flush to {address}"));
-            assert_eq!(all(&mut events).await, [KernelEvent::AddressGone { vip: vip.clone() }]);
+            assert_eq!(
+                all(&mut events).await,
+                [KernelEvent::AddressGone { vip: vip.clone() }]
+            );
             hosts.host.ip(&format!("address add {address} dev eth0"));
-            assert_eq!(next(&mut events).await, KernelEvent::AddressAppeared { vip, ours: false });
+            assert_eq!(
+                next(&mut events).await,
+                KernelEvent::AddressAppeared { vip, ours: false }
+            );
             hosts.host.ip(&format!("address flush to {address}"));
             all(&mut events).await;
         }
@@ -51,7 +63,13 @@ fn the_end_of_a_lifetime_is_told() {
         let (mut kernel, mut events) = open(&[VIP4], GateMode::Lifetime).await;
         let vip = name(VIP4);
         kernel.hold(&vip, in_ms(1000)).await.unwrap();
-        assert_eq!(next(&mut events).await, KernelEvent::AddressAppeared { vip: vip.clone(), ours: true });
+        assert_eq!(
+            next(&mut events).await,
+            KernelEvent::AddressAppeared {
+                vip: vip.clone(),
+                ours: true
+            }
+        );
         assert_eq!(next(&mut events).await, KernelEvent::AddressGone { vip });
     });
 }
@@ -70,7 +88,9 @@ fn a_link_that_changes_is_told_by_its_name_now() {
         ] {
             hosts.host.ip(change);
             let heard = all(&mut events).await;
-            let expected = KernelEvent::LinkChanged { interface: interface.into() };
+            let expected = KernelEvent::LinkChanged {
+                interface: interface.into(),
+            };
             assert!(heard.contains(&expected), "{change}: {heard:?}");
         }
     });
@@ -83,12 +103,25 @@ fn another_host_that_speaks_for_our_address_is_heard_and_we_are_not() {
         let observer = hosts.observer();
         for address in [VIP4, VIP6] {
             let vip = name(address);
-            let conflict = KernelEvent::Conflict { vip: vip.clone(), mac: observer.mac() };
+            let conflict = KernelEvent::Conflict {
+                vip: vip.clone(),
+                mac: observer.mac(),
+            };
             observer.claim(address, 255);
-            assert_eq!(all(&mut events).await, [conflict.clone()], "{address}, not held");
+            assert_eq!(
+                all(&mut events).await,
+                std::slice::from_ref(&conflict),
+                "{address}, not held"
+            );
             kernel.hold(&vip, in_ms(20_000)).await.unwrap();
             assert!(observer.resolves(address));
-            assert_eq!(all(&mut events).await, [KernelEvent::AddressAppeared { vip: vip.clone(), ours: true }]);
+            assert_eq!(
+                all(&mut events).await,
+                [KernelEvent::AddressAppeared {
+                    vip: vip.clone(),
+                    ours: true
+                }]
+            );
             observer.claim(address, 255);
             assert_eq!(next(&mut events).await, conflict, "{address}, held");
             // Other addresses, and who only asks.
@@ -109,11 +142,20 @@ fn what_was_too_much_to_hear_is_told_as_lost() {
         let (_kernel, mut events) = open(&[VIP4], GateMode::Auto).await;
         hosts.host.ip("link add eth9 type veth peer name far9");
         let mut command = Command::new("ip");
-        command.args(["-force", "-batch", "-"]).stdin(Stdio::piped()).stderr(Stdio::null());
+        command
+            .args(["-force", "-batch", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null());
         let mut ip = hosts.host.run(|| command.spawn()).unwrap();
         let mut input = ip.stdin.take().unwrap();
         for number in 0..8000 {
-            writeln!(input, "address add 172.16.{}.{}/32 dev eth9", number / 250, 1 + number % 250).unwrap();
+            writeln!(
+                input,
+                "address add 172.16.{}.{}/32 dev eth9",
+                number / 250,
+                1 + number % 250
+            )
+            .unwrap();
         }
         writeln!(input, "address add {VIP4}/32 dev eth9").unwrap();
         drop(input);
@@ -122,6 +164,9 @@ fn what_was_too_much_to_hear_is_told_as_lost() {
         assert!(heard.contains(&KernelEvent::Lost), "{heard:?}");
         // And what comes after it is heard again.
         hosts.host.ip(&format!("address del {VIP4}/32 dev eth9"));
-        assert_eq!(all(&mut events).await, [KernelEvent::AddressGone { vip: name(VIP4) }]);
+        assert_eq!(
+            all(&mut events).await,
+            [KernelEvent::AddressGone { vip: name(VIP4) }]
+        );
     });
 }

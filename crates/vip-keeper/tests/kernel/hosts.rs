@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::socket::{setsockopt, sockopt::ReceiveTimestampns};
 use vip_keeper::net::{BootInstant, GateMode, Kernel, KernelEvents, KernelOptions, Mac};
 use vip_keeper::vip::{Vip, VipName};
 
@@ -29,7 +31,8 @@ pub(crate) struct Namespace(File);
 impl Namespace {
     fn new() -> Self {
         let made = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: these tests need root (CAP_SYS_ADMIN)");
+            unshare(CloneFlags::CLONE_NEWNET)
+                .expect("a network namespace: these tests need root (CAP_SYS_ADMIN)");
             Self::current()
         });
         made.join().expect("a network namespace")
@@ -54,7 +57,8 @@ impl Namespace {
 
     /// Runs `ip` in it.
     pub(crate) fn ip(&self, arguments: &str) -> String {
-        let output = self.run(|| program("ip", arguments).expect("the program ip: install the package iproute2"));
+        let output =
+            self.run(|| program("ip", arguments).expect("the program ip: install the package iproute2"));
         let (out, err) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.success(), "ip {arguments}: {err}");
         out
@@ -63,7 +67,11 @@ impl Namespace {
     /// Runs `nft` in it, if this machine has it.
     pub(crate) fn nft(&self, arguments: &str) -> Option<String> {
         let output = self.run(|| program("nft", arguments))?;
-        assert!(output.status.success(), "nft {arguments}: {}", text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "nft {arguments}: {}",
+            text(&output.stderr)
+        );
         Some(text(&output.stdout))
     }
 }
@@ -83,26 +91,43 @@ fn text(bytes: &[u8]) -> String {
 pub(crate) struct Hosts {
     pub(crate) host: Namespace,
     pub(crate) other: Namespace,
+    /// The kernel notes when packets come only while a socket wants to know, and begins some time after the first one did.
+    _wants_times: UdpSocket,
 }
 
 impl Hosts {
     fn new() -> Self {
+        let wants_times = UdpSocket::bind("127.0.0.1:0").unwrap();
+        setsockopt(&wants_times, ReceiveTimestampns, &true).unwrap();
         let hosts = Self {
             host: Namespace::new(),
             other: Namespace::new(),
+            _wants_times: wants_times,
         };
         let [host, other] = [HOST_MAC, OBSERVER_MAC].map(Mac);
-        hosts.host.ip(&format!("link add eth0 address {host} type veth peer name eth0 address {other} netns {}", hosts.other.path()));
-        for (namespace, v4, v6) in [(&hosts.host, "10.0.0.1", "fd00::1"), (&hosts.other, OBSERVER4, OBSERVER6)] {
+        hosts.host.ip(&format!(
+            "link add eth0 address {host} type veth peer name eth0 address {other} netns {}",
+            hosts.other.path()
+        ));
+        for namespace in [&hosts.host, &hosts.other] {
             namespace.ip("link set lo up");
+            // Without one of its own: to see that nobody else has it would take a second.
+            namespace.ip("link set eth0 up addrgenmode none");
+        }
+        for (namespace, v4, v6) in [
+            (&hosts.host, "10.0.0.1", "fd00::1"),
+            (&hosts.other, OBSERVER4, OBSERVER6),
+        ] {
             namespace.ip(&format!("address add {v4}/24 dev eth0"));
             namespace.ip(&format!("address add {v6}/64 dev eth0 nodad"));
-            namespace.ip("link set eth0 up");
+            namespace.ip(&format!("address add fe80::{}/64 dev eth0 nodad", &v6[6..]));
         }
-        // IPv6 hears all of its groups only some time after a link is up.
+        // A thread of the kernel makes them ready.
         let is_ready = |namespace: &Namespace| namespace.ip("-6 address show dev eth0 tentative").is_empty();
+        let end = BootInstant::now().saturating_add(PATIENCE / 2);
         while !(is_ready(&hosts.host) && is_ready(&hosts.other)) {
-            std::thread::sleep(Duration::from_millis(10));
+            assert!(!end.is_over(), "the addresses of the hosts are not ready");
+            std::thread::sleep(Duration::from_millis(5));
         }
         hosts
     }
@@ -135,8 +160,15 @@ pub(crate) fn on_hosts<F: Future<Output = ()>>(test: impl FnOnce(Hosts) -> F + S
         let thread = scope.spawn(|| {
             let hosts = Hosts::new();
             hosts.host.enter();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { tokio::time::timeout(PATIENCE, test(hosts)).await.expect("a test that ends") });
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                tokio::time::timeout(PATIENCE, test(hosts))
+                    .await
+                    .expect("a test that ends");
+            });
         });
         thread.join()
     });

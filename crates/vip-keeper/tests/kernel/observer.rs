@@ -19,7 +19,7 @@ use vip_keeper::net::{BootInstant, Mac};
 use crate::hosts::{HOST_MAC, Hosts, OBSERVER4, OBSERVER6};
 
 /// How long an answer may take before there is none. It takes well under a millisecond.
-const ANSWER: Duration = Duration::from_millis(150);
+const ANSWER: Duration = Duration::from_millis(300);
 const ARP: u16 = 0x0806;
 
 /// A packet that was heard: when, and its bytes from the Ethernet header on.
@@ -43,7 +43,9 @@ impl Observer {
             socket
         };
         let is_eth0 = |address: &LinkAddr| address.addr() == Some(mac.0);
-        let mut interfaces = getifaddrs().unwrap().filter_map(|interface| interface.address?.as_link_addr().copied());
+        let mut interfaces = getifaddrs()
+            .unwrap()
+            .filter_map(|interface| interface.address?.as_link_addr().copied());
         Self {
             arp: packets(ARP),
             ipv6: packets(0x86dd),
@@ -77,7 +79,7 @@ impl Observer {
     }
 
     /// Asks once who has an address, and gives the time of the answer.
-    fn answer(&self, address: &str, patience: Duration) -> Option<BootInstant> {
+    pub(crate) fn answer(&self, address: &str, patience: Duration) -> Option<BootInstant> {
         for socket in [&self.arp, &self.ipv6] {
             socket.set_read_timeout(Some(patience)).unwrap();
         }
@@ -113,7 +115,13 @@ impl Observer {
         match address.parse().unwrap() {
             IpAddr::V4(v4) => self.send_arp(2, v4, v4),
             IpAddr::V6(v6) => {
-                let body = [&[136, 0, 0, 0, 0x20, 0, 0, 0], &v6.octets()[..], &[2, 1], &self.mac.0].concat();
+                let body = [
+                    &[136, 0, 0, 0, 0x20, 0, 0, 0],
+                    &v6.octets()[..],
+                    &[2, 1],
+                    &self.mac.0,
+                ]
+                .concat();
                 let all = "ff02::1".parse().unwrap();
                 self.send_icmpv6([0x33, 0x33, 0, 0, 0, 1], all, hop_limit, &body);
             }
@@ -122,7 +130,10 @@ impl Observer {
 
     fn send(&self, frame: &[u8]) {
         let socket = self.arp.as_raw_fd();
-        assert_eq!(sendto(socket, frame, &self.eth0, MsgFlags::empty()), Ok(frame.len()));
+        assert_eq!(
+            sendto(socket, frame, &self.eth0, MsgFlags::empty()),
+            Ok(frame.len())
+        );
     }
 
     fn send_arp(&self, operation: u8, sender: Ipv4Addr, target: Ipv4Addr) {
@@ -134,7 +145,13 @@ impl Observer {
     fn send_solicitation(&self, target: Ipv6Addr) {
         let [.., a, b, c] = target.octets();
         let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
-        let body = [&[135, 0, 0, 0, 0, 0, 0, 0], &target.octets()[..], &[1, 1], &self.mac.0].concat();
+        let body = [
+            &[135, 0, 0, 0, 0, 0, 0, 0],
+            &target.octets()[..],
+            &[1, 1],
+            &self.mac.0,
+        ]
+        .concat();
         self.send_icmpv6([0x33, 0x33, 0xff, a, b, c], group, 255, &body);
     }
 
@@ -142,7 +159,14 @@ impl Observer {
         let source: Ipv6Addr = OBSERVER6.parse().unwrap();
         let length = u16::try_from(body.len()).unwrap();
         let addresses = [source.octets(), destination.octets()].concat();
-        let pseudo = [&addresses[..], &[0, 0], &length.to_be_bytes(), &[0, 0, 0, 58], body].concat();
+        let pseudo = [
+            &addresses[..],
+            &[0, 0],
+            &length.to_be_bytes(),
+            &[0, 0, 0, 58],
+            body,
+        ]
+        .concat();
         let checksum = checksum(&pseudo);
         let header = [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[58, hop_limit]].concat();
         let message = [&body[..2], &checksum, &body[4..]].concat();
@@ -159,7 +183,9 @@ impl Observer {
             let packet = &buffer[..length];
             let speaks = match address {
                 IpAddr::V4(v4) => packet.get(28..32) == Some(&v4.octets()[..]),
-                IpAddr::V6(v6) => packet.get(54) == Some(&136) && packet.get(62..78) == Some(&v6.octets()[..]),
+                IpAddr::V6(v6) => {
+                    packet.get(54) == Some(&136) && packet.get(62..78) == Some(&v6.octets()[..])
+                }
             };
             if speaks && packet[6..12] != self.mac.0 {
                 return Some((at, packet.to_vec()));
@@ -172,8 +198,13 @@ impl Observer {
 fn receive(socket: &Socket, buffer: &mut [u8]) -> Option<(BootInstant, usize)> {
     let mut control = cmsg_space!(TimeSpec);
     let mut parts = [IoSliceMut::new(buffer)];
-    let message = match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty()) {
-        Err(Errno::EAGAIN) => return None,
+    let message = match recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut parts,
+        Some(&mut control),
+        MsgFlags::empty(),
+    ) {
+        Err(Errno::EAGAIN | Errno::EINTR) => return None,
         message => message.unwrap(),
     };
     let mut controls = message.cmsgs().unwrap();
@@ -181,14 +212,26 @@ fn receive(socket: &Socket, buffer: &mut [u8]) -> Option<(BootInstant, usize)> {
         ControlMessageOwned::ScmTimestampns(at) => Some(Duration::from(at)),
         _ => None,
     });
-    // By the clock of the wall, which is compared with the one that deadlines are on.
-    let [wall, boot] = [ClockId::CLOCK_REALTIME, ClockId::CLOCK_BOOTTIME].map(|clock| Duration::from(clock_gettime(clock).unwrap()));
-    Some((BootInstant::from_boot(at.unwrap() + boot - wall), message.bytes))
+    Some((of_wall(at.unwrap()), message.bytes))
+}
+
+/// A time of the wall's clock, on the one that deadlines are on.
+fn of_wall(at: Duration) -> BootInstant {
+    let between = || {
+        let [wall, boot] =
+            [ClockId::CLOCK_REALTIME, ClockId::CLOCK_BOOTTIME].map(|clock| clock_gettime(clock).unwrap());
+        Duration::from(wall) - Duration::from(boot)
+    };
+    // The first clock is the earlier one, so the greatest difference is the nearest to the truth.
+    let between = (0..10).map(|_| between()).max().unwrap();
+    BootInstant::from_boot(at - between)
 }
 
 /// The checksum of the internet protocols (RFC 1071).
 fn checksum(bytes: &[u8]) -> [u8; 2] {
-    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -206,16 +249,31 @@ impl Echo {
     pub(crate) fn new(hosts: &Hosts, address: &str) -> Self {
         let ip: IpAddr = address.parse().unwrap();
         let mac = Mac(HOST_MAC);
-        hosts.other.ip(&format!("neighbour replace {address} lladdr {mac} dev eth0 nud permanent"));
+        hosts.other.ip(&format!(
+            "neighbour replace {address} lladdr {mac} dev eth0 nud permanent"
+        ));
         let (domain, protocol) = match ip {
             IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
             IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
         };
-        let socket = hosts.other.run(|| Socket::new(domain, Type::RAW, Some(protocol)).unwrap());
+        let socket = hosts
+            .other
+            .run(|| Socket::new(domain, Type::RAW, Some(protocol)).unwrap());
         // Only packets from there are received from then on.
-        hosts.other.run(|| socket.connect(&SocketAddr::new(ip, 0).into()).unwrap());
+        hosts
+            .other
+            .run(|| socket.connect(&SocketAddr::new(ip, 0).into()).unwrap());
         socket.set_read_timeout(Some(ANSWER)).unwrap();
-        Self { socket, v4: ip.is_ipv4() }
+        Self {
+            socket,
+            v4: ip.is_ipv4(),
+        }
+    }
+
+    /// The same, waiting longer for each answer.
+    pub(crate) fn patient(self, patience: Duration) -> Self {
+        self.socket.set_read_timeout(Some(patience)).unwrap();
+        self
     }
 
     /// Whether the host answers.

@@ -60,7 +60,10 @@ fn two_keepers_with_addresses_of_their_own_leave_each_other_alone() {
             instance: Some("a b".into()),
             ..KernelOptions::default()
         };
-        assert!(matches!(Kernel::open(&[vip(VIP4)], bad).await, Err(NetError::Instance(_))));
+        assert!(matches!(
+            Kernel::open(&[vip(VIP4)], bad).await,
+            Err(NetError::Instance(_))
+        ));
     });
 }
 
@@ -88,7 +91,10 @@ fn cleanup_removes_what_keepers_left_and_nothing_else() {
         hosts.host.ip("address add 10.0.0.102/24 dev eth0");
         let foreign = hosts.host.nft("add table inet colossus").is_some();
         let removed = cleanup(&[vip("10.0.0.102")]).await.unwrap();
-        let tables = ["table colossus_vip of nftables", "table colossus_vip_two of nftables"];
+        let tables = [
+            "table colossus_vip of nftables",
+            "table colossus_vip_two of nftables",
+        ];
         assert_eq!(removed, ["address 10.0.0.100 on eth0", tables[0], tables[1]]);
         assert!(hosts.has("10.0.0.102") && !hosts.has(VIP4));
         if foreign {
@@ -119,7 +125,10 @@ fn the_tables_read_as_documented() {
             assert!(inet.contains(line), "{line}: {inet}");
         }
         let arp = hosts.host.nft("list table arp colossus_vip").unwrap();
-        assert!(arp.contains("arp saddr ip @vips4 arp saddr ip != @live4 drop"), "{arp}");
+        assert!(
+            arp.contains("arp saddr ip @vips4 arp saddr ip != @live4 drop"),
+            "{arp}"
+        );
     });
 }
 
@@ -128,11 +137,18 @@ fn the_facts_of_a_host_are_there_and_asking_leaves_nothing() {
     on_hosts(async |hosts| {
         let facts = HostFacts::read().await;
         assert_eq!(facts.gate.unwrap(), GateHook::Prerouting);
-        assert_eq!((facts.missing_capabilities.as_slice(), facts.keeps_marks), (&[][..], true));
+        assert_eq!(
+            (facts.missing_capabilities.as_slice(), facts.keeps_marks),
+            (&[][..], true)
+        );
         assert!(facts.release.is_some());
         hosts.host.ip("link add eth9 type veth peer name far9");
         let interface = InterfaceFacts::read("eth9");
-        assert!(interface.rp_filter.is_some() && interface.arp_ignore.is_some() && interface.ipv6_disabled == Some(false));
+        assert!(
+            interface.rp_filter.is_some()
+                && interface.arp_ignore.is_some()
+                && interface.ipv6_disabled == Some(false)
+        );
         assert_eq!(cleanup(&[]).await.unwrap(), Vec::<String>::new());
     });
 }

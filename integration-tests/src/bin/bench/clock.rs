@@ -17,7 +17,7 @@ impl Moment {
         Self(nanos)
     }
 
-    /// As `/status` gives it: to the millisecond, cut off.
+    /// As `/status` gives it, to the millisecond, cut off; or as Docker does, to the nanosecond.
     pub(crate) fn from_rfc3339(text: &str) -> Option<Self> {
         humantime::parse_rfc3339(text).ok().map(Into::into)
     }

@@ -75,6 +75,12 @@ impl Figures {
         series.map(Series::median)
     }
 
+    /// The slowest sample of a series, if it was measured.
+    pub(crate) fn slowest(&self, group: &str, name: &str) -> Option<f64> {
+        let series = self.0.iter().find(|s| s.group == group && s.name == name);
+        series.map(|series| series.quantile(1.0))
+    }
+
     /// Every series.
     pub(crate) fn series(&self) -> &[Series] {
         &self.0
@@ -96,5 +102,7 @@ mod tests {
         assert_eq!(series.quantile(0.0), 1.0);
         assert_eq!(figures.median("g", "n"), Some(3.0));
         assert_eq!(figures.median("g", "other"), None);
+        assert_eq!(figures.slowest("g", "n"), Some(5.0));
+        assert_eq!(figures.slowest("other", "n"), None);
     }
 }

@@ -1,5 +1,6 @@
-//! What the platform costs while nothing happens.
+//! What our services cost while nothing happens.
 
+use std::future::Future;
 use std::time::{Duration, Instant};
 
 use bollard::models::ContainerStatsResponse;
@@ -39,11 +40,36 @@ struct Usage {
 /// Looks at the beginning and at the end of `duration`.
 pub(crate) async fn measure(lab: &Lab, duration: Duration) -> Result<Vec<Idle>> {
     lab.settle().await?;
+    look_twice(duration, || usages(lab)).await
+}
+
+/// The same for processes of ours on this machine, by their IDs.
+pub(crate) async fn measure_processes(
+    processes: &[(&'static str, i64)],
+    duration: Duration,
+) -> Result<Vec<Idle>> {
+    look_twice(duration, || async {
+        let usage = |(program, pid): &(&'static str, i64)| {
+            let (memory, cpu) = (process_memory(*pid)?, process_cpu(*pid)?);
+            Ok((*program, true, Usage { memory, cpu }))
+        };
+        processes.iter().map(usage).collect()
+    })
+    .await
+}
+
+/// Name, whether it is ours, and usage of each program.
+type Usages = Vec<(&'static str, bool, Usage)>;
+
+async fn look_twice<F>(duration: Duration, look: impl Fn() -> F) -> Result<Vec<Idle>>
+where
+    F: Future<Output = Result<Usages>>,
+{
     let began = Instant::now();
-    let before = usages(lab).await?;
+    let before = look().await?;
     sleep(duration).await;
     let seconds = began.elapsed().as_secs_f64();
-    let after = usages(lab).await?;
+    let after = look().await?;
     let idle = |((program, ours, before), (_, _, after)): ((_, _, Usage), (_, _, Usage))| Idle {
         program,
         memory_mib: after.memory / 1_048_576.0,
@@ -53,11 +79,12 @@ pub(crate) async fn measure(lab: &Lab, duration: Duration) -> Result<Vec<Idle>> 
     Ok(before.into_iter().zip(after).map(idle).collect())
 }
 
-async fn usages(lab: &Lab) -> Result<Vec<(&'static str, bool, Usage)>> {
+async fn usages(lab: &Lab) -> Result<Usages> {
     let mut usages = Vec::new();
     for part in SERVICES {
         let memory = lab.metric(part, "process_resident_memory_bytes").await?;
-        let cpu = process_cpu(lab, part).await?;
+        let container = lab.docker().inspect_container(&lab.part(part), None).await?;
+        let cpu = process_cpu(container.state.and_then(|state| state.pid).unwrap_or_default())?;
         usages.push((part, true, Usage { memory, cpu }));
     }
     for part in BESIDE {
@@ -66,11 +93,17 @@ async fn usages(lab: &Lab) -> Result<Vec<(&'static str, bool, Usage)>> {
     Ok(usages)
 }
 
+/// Resident memory of a process, in bytes.
+fn process_memory(pid: i64) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = resident.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    Ok(kibibytes.ok_or_else(|| format!("/proc/{pid}/status is not understood"))? * 1_024.0)
+}
+
 /// Processor time of a service's process, in seconds. Its own `process_cpu_seconds_total` counts whole seconds, and what
 /// Docker counts has the health checks in it, which are processes of their own.
-async fn process_cpu(lab: &Lab, part: &str) -> Result<f64> {
-    let container = lab.docker().inspect_container(&lab.part(part), None).await?;
-    let pid = container.state.and_then(|state| state.pid).unwrap_or_default();
+fn process_cpu(pid: i64) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // proc_pid_stat(5): after the name in parentheses come the state, and as the 12th and 13th utime and stime.
     let fields = stat.rsplit_once(')').map(|(_, fields)| fields.split_whitespace());

@@ -25,6 +25,13 @@ const QUIET: Duration = Duration::from_millis(300);
 /// Others on this machine may start and end containers for minutes, and our services follow those too.
 const QUIET_DEADLINE: Duration = Duration::from_secs(300);
 
+/// A connection to Docker.
+pub(crate) async fn connect() -> Result<Docker> {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
+    let docker = Docker::connect_with_host(&host)?.with_timeout(Duration::from_secs(DOCKER_SECONDS));
+    Ok(docker.negotiate_version().await?)
+}
+
 /// The platform and the containers of this run.
 pub(crate) struct Lab {
     /// Value of the label on its containers: by it they are found, and no other run's are.
@@ -37,12 +44,7 @@ pub(crate) struct Lab {
 
 impl Lab {
     /// Starts the platform.
-    pub(crate) async fn up() -> Result<Self> {
-        let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
-        let docker = Docker::connect_with_host(&host)?
-            .with_timeout(Duration::from_secs(DOCKER_SECONDS))
-            .negotiate_version()
-            .await?;
+    pub(crate) async fn up(docker: Docker) -> Result<Self> {
         let platform = tokio::task::spawn_blocking(Platform::up).await?;
         let mark = unique("bench");
         let (label, project) = (mark.clone(), platform.project().to_owned());

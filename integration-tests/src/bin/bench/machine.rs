@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
-use integration_tests::docker::{docker, try_docker};
+use bollard::Docker;
+use integration_tests::docker::{LABEL, docker, try_docker};
 use serde::Serialize;
 
 use crate::Result;
-use crate::lab::Lab;
 
 /// The machine and what ran on it.
 #[derive(Debug, Serialize)]
@@ -18,41 +18,35 @@ pub(crate) struct Machine {
     docker: String,
     haproxy: String,
     consul: String,
+    etcd: String,
     /// The commit, with `-dirty` when the tree differs from it.
     pub(crate) commit: String,
     /// Tags of the images of the services that were measured.
     images: Vec<String>,
     /// How this program was built.
     build: &'static str,
-    /// Registrators of other platforms on this machine when it began. Each follows our containers too and takes its share
+    /// Registrators on this machine before it began. Each follows our containers too and takes its share
     /// of the cores.
     pub(crate) other_registrators: usize,
     began_at: String,
+    /// How many processes wanted a core in the minute before it began: what others do takes its share of every figure.
+    load: String,
 }
 
 impl Machine {
-    /// This one.
-    pub(crate) async fn here(lab: &Lab) -> Result<Self> {
-        let version = lab.docker().version().await?;
+    /// This one, before anything of ours runs.
+    pub(crate) async fn here(docker_api: &Docker) -> Result<Self> {
+        let version = docker_api.version().await?;
         let label = "label=com.docker.compose.service=registrator";
         let registrators = docker(&["ps", "-q", "--filter", label]).lines().count();
-        // The line that begins with the program's name: others may be complaints.
-        let version_of = |part: &str, command: &[&str], name: &str| {
-            let printed = try_docker(&[&["exec", &lab.part(part)], command].concat()).unwrap_or_default();
-            let line = printed.lines().find(|line| line.starts_with(name));
-            let words = line.unwrap_or("?").split_whitespace();
-            words
-                .take_while(|word| *word != "-")
-                .collect::<Vec<_>>()
-                .join(" ")
-        };
         Ok(Self {
             cores: std::thread::available_parallelism()?.get(),
             processor: processor(),
             kernel: version.kernel_version.unwrap_or_default(),
             docker: version.version.unwrap_or_default(),
-            haproxy: version_of("haproxy", &["haproxy", "-v"], "HAProxy"),
-            consul: version_of("consul", &["consul", "version"], "Consul"),
+            haproxy: version_of("haproxy", "-v", "HAProxy"),
+            consul: version_of("consul", "version", "Consul"),
+            etcd: version_of("etcd", "--version", "etcd"),
             commit: commit(),
             images: images(),
             build: if cfg!(debug_assertions) {
@@ -60,7 +54,8 @@ impl Machine {
             } else {
                 "release"
             },
-            other_registrators: registrators.saturating_sub(1),
+            other_registrators: registrators,
+            load: load(),
             began_at: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
         })
     }
@@ -70,18 +65,41 @@ impl std::fmt::Display for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(
             f,
-            "{} cores ({}), Linux {}, Docker {}, {}, {}",
-            self.cores, self.processor, self.kernel, self.docker, self.haproxy, self.consul
+            "{} cores ({}), Linux {}, Docker {}, {}, {}, {}",
+            self.cores, self.processor, self.kernel, self.docker, self.haproxy, self.consul, self.etcd
         )?;
         write!(
             f,
-            "commit {}, images {}, {} build of this program, {}",
+            "commit {}, images {}, {} build of this program, {}, load {}",
             self.commit,
             self.images.join(" "),
             self.build,
-            self.began_at
+            self.began_at,
+            self.load
         )
     }
+}
+
+/// What a program's image says of itself: the line that begins with its name, as others may be complaints.
+fn version_of(program: &str, question: &str, name: &str) -> String {
+    let (entrypoint, image) = (format!("--entrypoint={program}"), format!("colossus/{program}"));
+    let label = format!("--label={LABEL}={}", std::process::id());
+    let printed = try_docker(&[
+        "run",
+        "--rm",
+        "--network=none",
+        &label,
+        &entrypoint,
+        &image,
+        question,
+    ])
+    .unwrap_or_default();
+    let line = printed.lines().find(|line| line.starts_with(name));
+    let words = line.unwrap_or("?").split_whitespace();
+    words
+        .take_while(|word| *word != "-")
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn processor() -> String {
@@ -90,6 +108,11 @@ fn processor() -> String {
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     name.map_or("unknown", |(_, name)| name.trim()).to_owned()
+}
+
+fn load() -> String {
+    let averages = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    averages.split(' ').next().unwrap_or("?").to_owned()
 }
 
 fn commit() -> String {
@@ -103,7 +126,7 @@ fn commit() -> String {
     }
 }
 
-/// The images of both services, by the tag that names their commit, or else by their ID.
+/// The images of the services, by the tag that names their commit, or else by their ID.
 fn images() -> Vec<String> {
     let image = |name: &&str| {
         let latest = format!("colossus/{name}:latest");
@@ -117,5 +140,8 @@ fn images() -> Vec<String> {
         let short = tag.split_once("sha256:").and_then(|(_, id)| id.get(..12));
         short.map_or_else(|| tag.to_owned(), |id| format!("{name}@{id}"))
     };
-    ["registrator", "router-config"].iter().map(image).collect()
+    ["registrator", "router-config", "consul-bootstrapper"]
+        .iter()
+        .map(image)
+        .collect()
 }

@@ -108,7 +108,11 @@ impl Known {
         let Some(index) = index else {
             return true;
         };
-        let mut places = self.present.keys().filter(|(present, _)| *present == address).peekable();
+        let mut places = self
+            .present
+            .keys()
+            .filter(|(present, _)| *present == address)
+            .peekable();
         if places.peek().is_some() {
             return places.any(|(_, place)| *place == index);
         }
@@ -182,12 +186,24 @@ mod tests {
         assert_eq!(told(&mut known), []);
         known.hear_of_address(&held, false);
         known.hear_of_address(&held, false);
-        assert_eq!(told(&mut known), [KernelEvent::AddressAppeared { vip: vip(), ours: true }]);
+        assert_eq!(
+            told(&mut known),
+            [KernelEvent::AddressAppeared {
+                vip: vip(),
+                ours: true
+            }]
+        );
         known.hear_of_address(&held, true);
         known.hear_of_address(&held, true);
         assert_eq!(told(&mut known), [KernelEvent::AddressGone { vip: vip() }]);
         known.hear_of_address(&address(3, "10.0.0.100", false), false);
-        assert_eq!(told(&mut known), [KernelEvent::AddressAppeared { vip: vip(), ours: false }]);
+        assert_eq!(
+            told(&mut known),
+            [KernelEvent::AddressAppeared {
+                vip: vip(),
+                ours: false
+            }]
+        );
     }
 
     #[test]
@@ -196,16 +212,27 @@ mod tests {
         known.hear_of_link(link(2, "eth0"), false);
         assert_eq!(told(&mut known), []);
         known.hear_of_link(link(2, "lan0"), false);
-        known.hear_of_link(Link { carrier: false, ..link(2, "lan0") }, false);
+        known.hear_of_link(
+            Link {
+                carrier: false,
+                ..link(2, "lan0")
+            },
+            false,
+        );
         known.hear_of_link(link(2, "lan0"), true);
         known.hear_of_link(link(2, "lan0"), true);
-        let changed = KernelEvent::LinkChanged { interface: "lan0".into() };
+        let changed = KernelEvent::LinkChanged {
+            interface: "lan0".into(),
+        };
         assert_eq!(told(&mut known), [changed.clone(), changed.clone(), changed]);
     }
 
     #[test]
     fn only_another_host_on_the_same_link_is_a_conflict() {
-        let conflict = [KernelEvent::Conflict { vip: vip(), mac: OTHER }];
+        let conflict = [KernelEvent::Conflict {
+            vip: vip(),
+            mac: OTHER,
+        }];
         let mut anywhere = known("10.0.0.100");
         anywhere.conflicts(claim(Some(2), OURS));
         assert_eq!(told(&mut anywhere), []);

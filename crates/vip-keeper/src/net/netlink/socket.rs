@@ -12,8 +12,8 @@ use nix::sys::socket::MsgFlags;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
-use super::codec::{self, Attributes, HEADER, Message, Messages, Writer};
 use super::NetlinkError;
+use super::codec::{self, Attributes, HEADER, Message, Messages, Writer};
 use crate::net::readiness::watched;
 
 /// The largest answer that is read. The kernel cuts its lists into pieces of at most half of this.
@@ -124,7 +124,12 @@ impl Asking {
     }
 
     /// Asks for one change and waits for the acknowledgement.
-    pub(crate) async fn request(&mut self, kind: u16, flags: u16, body: impl FnOnce(&mut Writer)) -> Result<(), NetlinkError> {
+    pub(crate) async fn request(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: impl FnOnce(&mut Writer),
+    ) -> Result<(), NetlinkError> {
         let sequence = self.reserve(1);
         let mut writer = Writer::default();
         writer.message(kind, flags | REQUEST | ACK, sequence, body);
@@ -152,7 +157,34 @@ impl Asking {
         Err(NetlinkError::Unsteady)
     }
 
-    async fn entries<T>(&mut self, sequence: u32, entry: impl Fn(&Message<'_>) -> Option<T>) -> Result<(Vec<T>, bool), NetlinkError> {
+    /// Asks for one thing, and gives what `entry` makes of it.
+    pub(crate) async fn get<T>(
+        &mut self,
+        kind: u16,
+        body: impl FnOnce(&mut Writer),
+        entry: impl Fn(&Message<'_>) -> Option<T>,
+    ) -> Result<Option<T>, NetlinkError> {
+        let sequence = self.reserve(1);
+        let mut writer = Writer::default();
+        writer.message(kind, REQUEST, sequence, body);
+        self.send(writer.bytes())?;
+        within(self.deadline, async {
+            loop {
+                self.receive().await?;
+                if let Some(message) = Messages(&self.buffer).find(|message| message.sequence == sequence) {
+                    let refused = (message.kind == ERROR).then(|| refusal(&message)).flatten();
+                    return refused.map_or_else(|| Ok(entry(&message)), Err);
+                }
+            }
+        })
+        .await
+    }
+
+    async fn entries<T>(
+        &mut self,
+        sequence: u32,
+        entry: impl Fn(&Message<'_>) -> Option<T>,
+    ) -> Result<(Vec<T>, bool), NetlinkError> {
         let (mut list, mut steady) = (Vec::new(), true);
         loop {
             self.receive().await?;
@@ -175,7 +207,9 @@ impl Asking {
         // Numbers enough for any batch: an answer that came too late belongs to none of the next one's.
         let first = self.reserve(1 << 16);
         let mut writer = Writer::default();
-        writer.message(BATCH_BEGIN, REQUEST, first, |message| message.put(&BATCH_NFTABLES));
+        writer.message(BATCH_BEGIN, REQUEST, first, |message| {
+            message.put(&BATCH_NFTABLES);
+        });
         Batch {
             writer,
             first,
@@ -190,9 +224,9 @@ impl Asking {
             return Ok(());
         }
         let last = batch.acknowledge_last();
-        batch
-            .writer
-            .message(BATCH_END, REQUEST, batch.next, |message| message.put(&BATCH_NFTABLES));
+        batch.writer.message(BATCH_END, REQUEST, batch.next, |message| {
+            message.put(&BATCH_NFTABLES);
+        });
         self.send(batch.writer.bytes())?;
         self.acknowledged(batch.first, last).await
     }
@@ -211,7 +245,11 @@ impl Asking {
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
-        self.socket.get_ref().send(bytes, 0).map(drop).map_err(NetlinkError::Socket)
+        self.socket
+            .get_ref()
+            .send(bytes, 0)
+            .map(drop)
+            .map_err(NetlinkError::Socket)
     }
 
     /// Waits for the acknowledgement of `last`, or an error in answer to anything from `first` on.
@@ -279,8 +317,13 @@ impl Hearing {
     }
 }
 
-async fn within<T>(deadline: Duration, work: impl Future<Output = Result<T, NetlinkError>>) -> Result<T, NetlinkError> {
-    timeout(deadline, work).await.unwrap_or(Err(NetlinkError::Deadline(deadline)))
+async fn within<T>(
+    deadline: Duration,
+    work: impl Future<Output = Result<T, NetlinkError>>,
+) -> Result<T, NetlinkError> {
+    timeout(deadline, work)
+        .await
+        .unwrap_or(Err(NetlinkError::Deadline(deadline)))
 }
 
 /// Reads one datagram.
@@ -312,9 +355,17 @@ fn refusal(message: &Message<'_>) -> Option<NetlinkError> {
         return None;
     }
     // What was asked is repeated behind the number: its header, and all of it unless the kernel left that out.
-    let length = codec::number(asked).and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
-    let repeated = if message.flags & CAPPED == 0 { length } else { HEADER };
-    let attributes = asked.get(repeated.checked_next_multiple_of(4).unwrap_or(usize::MAX)..).unwrap_or_default();
+    let length = codec::number(asked)
+        .and_then(|length| usize::try_from(length).ok())
+        .unwrap_or_default();
+    let repeated = if message.flags & CAPPED == 0 {
+        length
+    } else {
+        HEADER
+    };
+    let attributes = asked
+        .get(repeated.checked_next_multiple_of(4).unwrap_or(usize::MAX)..)
+        .unwrap_or_default();
     let message = Attributes(attributes)
         .find(|(kind, _)| *kind == EXPLANATION)
         .map(|(_, text)| codec::text(text));
@@ -346,7 +397,10 @@ mod tests {
         explained.message(25, 0, 1, |_| {});
         explained.text(EXPLANATION, "it is there");
         let error = answer(CAPPED, explained.bytes()).expect("an error");
-        assert_eq!((error.refusal(), error.to_string().as_str()), (Some(17), "the kernel refused (it is there)"));
+        assert_eq!(
+            (error.refusal(), error.to_string().as_str()),
+            (Some(17), "the kernel refused (it is there)")
+        );
 
         let mut repeated = Writer::default();
         repeated.put(&(-17i32).to_ne_bytes());

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Addresses, GateHook, TableName};
+use super::{GateHook, TableName};
 use crate::net::clock::BootInstant;
 use crate::net::netlink::{Attributes, Batch, Message, Writer, text};
 
@@ -68,14 +68,31 @@ impl Set {
     const fn vips(family: u8, id: u32, key: (u32, u32)) -> Self {
         let name = if key.1 == 4 { "vips4" } else { "vips6" };
         let flags = 0;
-        Self { name, id, family, key, flags }
+        Self {
+            name,
+            id,
+            family,
+            key,
+            flags,
+        }
     }
 
     /// Those that may speak.
     const fn live(family: u8, id: u32, key: (u32, u32)) -> Self {
         let name = if key.1 == 4 { "live4" } else { "live6" };
         let flags = TIMEOUTS;
-        Self { name, id, family, key, flags }
+        Self {
+            name,
+            id,
+            family,
+            key,
+            flags,
+        }
+    }
+
+    /// Whether an address is of its family.
+    fn takes(&self, address: &IpAddr) -> bool {
+        address.is_ipv4() == (self.key == KEY4)
     }
 }
 
@@ -90,7 +107,7 @@ const ARP_VIPS4: Set = Set::vips(ARP, 5, KEY4);
 const ARP_LIVE4: Set = Set::live(ARP, 6, KEY4);
 
 /// An element: its key, and when it ends.
-type Element = (Vec<u8>, Option<BootInstant>);
+type Element = (IpAddr, Option<BootInstant>);
 
 /// What a rule is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +169,7 @@ impl<'a> Changes<'a> {
     }
 
     /// Everything anew: the tables, as they are to be, open for `live`.
-    pub(super) fn make(&mut self, addresses: &Addresses, hook: GateHook, live: &[(IpAddr, BootInstant)]) {
+    pub(super) fn make(&mut self, addresses: &[IpAddr], hook: GateHook, live: &[(IpAddr, BootInstant)]) {
         self.remove(INET);
         self.table(INET);
         for set in [VIPS4, LIVE4, VIPS6, LIVE6] {
@@ -160,33 +177,33 @@ impl<'a> Changes<'a> {
         }
         self.incoming(hook);
         self.outgoing();
-        self.fill(VIPS4, addresses.v4.iter().map(|v4| (v4.octets().to_vec(), None)).collect());
-        self.fill(VIPS6, addresses.v6.iter().map(|v6| (v6.octets().to_vec(), None)).collect());
+        let vips: Vec<Element> = addresses.iter().map(|address| (*address, None)).collect();
+        self.fill(VIPS4, &vips);
+        self.fill(VIPS6, &vips);
         // Without IPv4 nothing is asked of the family arp, which a kernel may lack.
-        if !addresses.v4.is_empty() {
+        if addresses.iter().any(IpAddr::is_ipv4) {
             self.remove(ARP);
             self.table(ARP);
             self.set(ARP_VIPS4);
             self.set(ARP_LIVE4);
             self.chain(ARP, "outgoing", ARP_OUTPUT);
-            self.rule(ARP, "outgoing", &[ARP_SENDER, In(ARP_VIPS4), ARP_SENDER, NotIn(ARP_LIVE4), Drop]);
-            self.fill(ARP_VIPS4, addresses.v4.iter().map(|v4| (v4.octets().to_vec(), None)).collect());
+            self.rule(
+                ARP,
+                "outgoing",
+                &[ARP_SENDER, In(ARP_VIPS4), ARP_SENDER, NotIn(ARP_LIVE4), Drop],
+            );
+            self.fill(ARP_VIPS4, &vips);
         }
         self.refill(addresses, live);
     }
 
     /// The sets of those that may speak: emptied, and filled with `live`.
-    pub(super) fn refill(&mut self, addresses: &Addresses, live: &[(IpAddr, BootInstant)]) {
-        let of_family = |v4: bool| live.iter().filter(move |(ip, _)| ip.is_ipv4() == v4);
-        let elements = |v4: bool| of_family(v4).map(|(ip, end)| (octets(*ip), Some(*end))).collect::<Vec<_>>();
-        if !addresses.v6.is_empty() {
-            self.empty(LIVE6);
-            self.fill(LIVE6, elements(false));
-        }
-        if !addresses.v4.is_empty() {
-            for set in [LIVE4, ARP_LIVE4] {
+    pub(super) fn refill(&mut self, addresses: &[IpAddr], live: &[(IpAddr, BootInstant)]) {
+        let live: Vec<Element> = live.iter().map(|(address, end)| (*address, Some(*end))).collect();
+        for set in [LIVE6, LIVE4, ARP_LIVE4] {
+            if addresses.iter().any(|address| set.takes(address)) {
                 self.empty(set);
-                self.fill(set, elements(true));
+                self.fill(set, &live);
             }
         }
     }
@@ -220,9 +237,24 @@ impl<'a> Changes<'a> {
     fn outgoing(&mut self) {
         self.chain(INET, "outgoing", OUTPUT);
         let (v4, v6) = (IPV4_SOURCE, IPV6_SOURCE);
-        self.rule(INET, "outgoing", &[NFPROTO, IS_IPV4, v4, In(VIPS4), v4, NotIn(LIVE4), Drop]);
-        self.rule(INET, "outgoing", &[NFPROTO, IS_IPV6, v6, In(VIPS6), v6, NotIn(LIVE6), Drop]);
-        let advertisement = [NFPROTO, IS_IPV6, L4PROTO, IS_ICMPV6, ICMPV6_TYPE, IS_ADVERTISEMENT];
+        self.rule(
+            INET,
+            "outgoing",
+            &[NFPROTO, IS_IPV4, v4, In(VIPS4), v4, NotIn(LIVE4), Drop],
+        );
+        self.rule(
+            INET,
+            "outgoing",
+            &[NFPROTO, IS_IPV6, v6, In(VIPS6), v6, NotIn(LIVE6), Drop],
+        );
+        let advertisement = [
+            NFPROTO,
+            IS_IPV6,
+            L4PROTO,
+            IS_ICMPV6,
+            ICMPV6_TYPE,
+            IS_ADVERTISEMENT,
+        ];
         let shut = [ADVERTISED, In(VIPS6), ADVERTISED, NotIn(LIVE6), Drop];
         self.rule(INET, "outgoing", &[&advertisement[..], &shut].concat());
     }
@@ -264,14 +296,19 @@ impl<'a> Changes<'a> {
         self.message(DELETE_ELEMENT, 0, set.family, |message| message.text(2, set.name));
     }
 
-    fn fill(&mut self, set: Set, elements: Vec<Element>) {
-        for part in elements.chunks(ELEMENTS_MAX) {
+    /// Adds those of the elements that the set takes.
+    fn fill(&mut self, set: Set, elements: &[Element]) {
+        let taken: Vec<_> = elements
+            .iter()
+            .filter(|(address, _)| set.takes(address))
+            .collect();
+        for part in taken.chunks(ELEMENTS_MAX) {
             self.message(NEW_ELEMENT, CREATE, set.family, |message| {
                 message.text(2, set.name);
                 message.number(4, set.id);
                 message.nest(3, |list| {
-                    for (key, end) in part {
-                        element(list, key, *end);
+                    for (address, end) in part {
+                        element(list, *address, *end);
                     }
                 });
             });
@@ -290,7 +327,7 @@ impl<'a> Changes<'a> {
 }
 
 /// An element, with what is left of its time at this very moment: nothing, if it is over.
-fn element(list: &mut Writer, key: &[u8], end: Option<BootInstant>) {
+fn element(list: &mut Writer, address: IpAddr, end: Option<BootInstant>) {
     let timeout = end.map(|end| milliseconds(end.left()));
     if timeout == Some(0) {
         return;
@@ -299,20 +336,16 @@ fn element(list: &mut Writer, key: &[u8], end: Option<BootInstant>) {
         if let Some(timeout) = timeout {
             element.attribute(4, &timeout.to_be_bytes());
         }
-        element.nest(1, |data| data.attribute(1, key));
+        element.nest(1, |key| match address {
+            IpAddr::V4(v4) => key.attribute(1, &v4.octets()),
+            IpAddr::V6(v6) => key.attribute(1, &v6.octets()),
+        });
     });
 }
 
 /// Whole milliseconds, rounded down. 0 must not be sent: to the kernel it is for ever.
 fn milliseconds(left: Duration) -> u64 {
     u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
 }
 
 impl Expression {

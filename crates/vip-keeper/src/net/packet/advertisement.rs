@@ -43,7 +43,9 @@ pub(crate) fn parse_advertisement(packet: &[u8]) -> Option<AdvertisementSeen> {
     loop {
         let [kind, units, ..] = *options.first_chunk::<2>()?;
         // In units of eight bytes. One of none would never end, and makes the packet invalid.
-        let (option, rest) = options.split_at_checked(usize::from(units) * 8).filter(|_| units > 0)?;
+        let (option, rest) = options
+            .split_at_checked(usize::from(units) * 8)
+            .filter(|_| units > 0)?;
         if kind == TARGET_LINK_LAYER {
             let mac = option.get(2..8)?.try_into().ok()?;
             return Some(AdvertisementSeen {
@@ -69,7 +71,12 @@ mod tests {
 
     #[test]
     fn it_overrides_what_was_known_and_tells_a_router() {
-        let hex = |router| unsolicited(MAC, target(), router).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = |router| {
+            unsolicited(MAC, target(), router)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        };
         let rest = "000000fd0000000000000000000000000001000201020000000009";
         assert_eq!(hex(false), format!("8800000020{rest}"));
         assert_eq!(hex(true), format!("88000000a0{rest}"));
@@ -80,8 +87,14 @@ mod tests {
         let packet = unsolicited(MAC, target(), false);
         let (head, option) = packet.split_at(24);
         let unknown = [&[14, 2][..], &[0; 14]].concat();
-        let seen = AdvertisementSeen { target: target(), mac: MAC };
-        assert_eq!(parse_advertisement(&[head, &unknown, option].concat()), Some(seen));
+        let seen = AdvertisementSeen {
+            target: target(),
+            mac: MAC,
+        };
+        assert_eq!(
+            parse_advertisement(&[head, &unknown, option].concat()),
+            Some(seen)
+        );
         assert_eq!(parse_advertisement(head), None);
         assert_eq!(parse_advertisement(&[head, &[14, 0], option].concat()), None);
         assert_eq!(parse_advertisement(&packet[..31]), None);

@@ -73,9 +73,20 @@ mod tests {
     #[test]
     fn both_forms_are_as_arping_sends_them() {
         let ethernet = "ffffffffffff 020000000009 0806 0001080006 04".replace(' ', "");
-        let hex = |form| gratuitous(form, MAC, IP).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        assert_eq!(hex(Form::Request), format!("{ethernet}00010200000000090a0000640000000000000a000064"));
-        assert_eq!(hex(Form::Reply), format!("{ethernet}00020200000000090a0000640200000000090a000064"));
+        let hex = |form| {
+            gratuitous(form, MAC, IP)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        };
+        assert_eq!(
+            hex(Form::Request),
+            format!("{ethernet}00010200000000090a0000640000000000000a000064")
+        );
+        assert_eq!(
+            hex(Form::Reply),
+            format!("{ethernet}00020200000000090a0000640200000000090a000064")
+        );
     }
 
     #[test]

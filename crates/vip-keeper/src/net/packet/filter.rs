@@ -78,7 +78,11 @@ pub(crate) fn advertisements_of(addresses: &[Ipv6Addr]) -> Vec<SockFilter> {
 /// `program`, with an end that takes nothing; or `short` if it is too long.
 fn ended(mut program: Vec<SockFilter>, short: Vec<SockFilter>) -> Vec<SockFilter> {
     program.push(plain(RETURN, 0));
-    if program.len() > LENGTH_MAX { short } else { program }
+    if program.len() > LENGTH_MAX {
+        short
+    } else {
+        program
+    }
 }
 
 fn words(address: Ipv6Addr) -> [u32; 4] {
@@ -103,6 +107,9 @@ mod tests {
     #[test]
     fn an_address_is_compared_word_by_word() {
         let address = "fd00:1:2:3:4:5:6:100".parse().expect("an address");
-        assert_eq!(words(address), [0xfd00_0001, 0x0002_0003, 0x0004_0005, 0x0006_0100]);
+        assert_eq!(
+            words(address),
+            [0xfd00_0001, 0x0002_0003, 0x0004_0005, 0x0006_0100]
+        );
     }
 }
