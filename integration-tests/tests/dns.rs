@@ -158,7 +158,17 @@ impl Lab {
     fn dig(&self, from: &str, server: &str, name: &str, kind: &str) -> Result<Answer, String> {
         let at = format!("@{server}");
         let said = self.exec(&[
-            "dig", "-b", from, &at, "+time=2", "+tries=2", "+noall", "+comments", "+answer", name, kind,
+            "dig",
+            "-b",
+            from,
+            &at,
+            "+time=2",
+            "+tries=2",
+            "+noall",
+            "+comments",
+            "+answer",
+            name,
+            kind,
         ])?;
         Answer::parse(&said).ok_or(said)
     }
@@ -307,7 +317,9 @@ async fn a_subdomain_can_be_given_away_to_the_name_servers_of_the_platform() {
     );
     let parent = example("bind/db.parent.example", OWN);
     // Of its two name servers one is there.
-    let parent = parent.replace("192.0.2.2", "127.0.0.2").replace("192.0.2.3", "127.0.0.3");
+    let parent = parent
+        .replace("192.0.2.2", "127.0.0.2")
+        .replace("192.0.2.3", "127.0.0.3");
     files.write("db.parent", &parent);
     let lab = Lab::new(&files);
     lab.start_dnsmasq("dnsmasq.conf", "127.0.0.2");

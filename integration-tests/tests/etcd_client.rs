@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use etcd::{
-    CallError, Cas, Change, Client, Config, Credentials, Error, KeyValue, LeaseKeeper, LeaseState,
-    MAX_BATCH, MAX_REQUEST, Password, Record, Replaced, Replacement, TlsConfig, Update, Versioned, Watch, WatchEvent,
+    CallError, Cas, Change, Client, Config, Credentials, Error, KeyValue, LeaseKeeper, LeaseState, MAX_BATCH,
+    MAX_REQUEST, Password, Record, Replaced, Replacement, TlsConfig, Update, Versioned, Watch, WatchEvent,
 };
 use futures_util::future::join_all;
 use integration_tests::docker::unique;
@@ -574,8 +574,12 @@ async fn each_of_several_writes_is_made_by_its_own_guard_and_all_in_one_revision
         replacement(&gone, first, "4"),
     ];
     let outcomes = client.replace_each(&writes).await.unwrap();
-    let [Replaced::Done { revision: one }, Replaced::Done { revision: two }, Replaced::Differs(Some(now)), Replaced::Differs(None)] =
-        outcomes.as_slice()
+    let [
+        Replaced::Done { revision: one },
+        Replaced::Done { revision: two },
+        Replaced::Differs(Some(now)),
+        Replaced::Differs(None),
+    ] = outcomes.as_slice()
     else {
         panic!("{outcomes:?}");
     };
@@ -597,7 +601,9 @@ async fn a_write_that_is_guarded_by_the_value_is_not_made_over_another_one_of_th
             ..replacement(&key, revision, "c")
         };
         let outcomes = client.replace_each(&[write]).await.unwrap();
-        let [outcome] = outcomes.as_slice() else { panic!("{outcomes:?}") };
+        let [outcome] = outcomes.as_slice() else {
+            panic!("{outcomes:?}")
+        };
         assert_eq!(matches!(outcome, Replaced::Done { .. }), made, "{outcome:?}");
     }
     assert_eq!(value(client, &key).await.as_deref(), Some("c"));
@@ -608,12 +614,27 @@ async fn no_writes_too_many_or_one_key_twice_are_refused() {
     let shared = Shared::etcd("refused").await;
     let (client, key) = (&shared.client, shared.key("k"));
     let error = client.replace_each(&[]).await.expect_err("none");
-    assert!(matches!(error.call(), Some(CallError::TooLarge { .. })), "{error}");
-    let many: Vec<_> = (0..=MAX_BATCH).map(|n| replacement(&format!("{key}{n}"), 0, "x")).collect();
+    assert!(
+        matches!(error.call(), Some(CallError::TooLarge { .. })),
+        "{error}"
+    );
+    let many: Vec<_> = (0..=MAX_BATCH)
+        .map(|n| replacement(&format!("{key}{n}"), 0, "x"))
+        .collect();
     let error = client.replace_each(&many).await.expect_err("too many");
-    assert!(matches!(error.call(), Some(CallError::TooLarge { .. })), "{error}");
-    let outcomes = client.replace_each(&many[1..]).await.expect("as many as are taken");
-    assert!(outcomes.iter().all(|outcome| matches!(outcome, Replaced::Done { .. })));
+    assert!(
+        matches!(error.call(), Some(CallError::TooLarge { .. })),
+        "{error}"
+    );
+    let outcomes = client
+        .replace_each(&many[1..])
+        .await
+        .expect("as many as are taken");
+    assert!(
+        outcomes
+            .iter()
+            .all(|outcome| matches!(outcome, Replaced::Done { .. }))
+    );
     let error = client
         .replace_each(&[replacement(&key, 0, "x"), replacement(&key, 0, "y")])
         .await

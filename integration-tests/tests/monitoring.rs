@@ -117,7 +117,12 @@ impl Bootstrapper {
 
 /// A vip-keeper in a network of its own, without an etcd: it shows all its metrics from the start.
 async fn metrics_of_vip_keeper() -> String {
-    let options = ["--user=0:0", "--cap-drop=ALL", "--cap-add=NET_ADMIN", "--cap-add=NET_RAW"];
+    let options = [
+        "--user=0:0",
+        "--cap-drop=ALL",
+        "--cap-add=NET_ADMIN",
+        "--cap-add=NET_RAW",
+    ];
     let arguments = [
         "--vip=10.99.99.99@eth0",
         "--etcd=http://127.0.0.1:1",
@@ -126,7 +131,10 @@ async fn metrics_of_vip_keeper() -> String {
     ];
     let keeper = Container::run(&options, "colossus/vip-keeper", &arguments);
     let admin = SocketAddr::new(keeper.ip().parse().unwrap(), 9104);
-    until("vip-keeper shows its metrics", Duration::from_secs(30), || metrics_of(admin)).await
+    until("vip-keeper shows its metrics", Duration::from_secs(30), || {
+        metrics_of(admin)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,7 +52,11 @@ impl Replacement {
         if let (Some(was), 1..) = (&self.was, self.mod_revision) {
             guards.push(Compare::value(self.key.as_str(), CompareOp::Equal, was.clone()));
         }
-        let put = TxnOp::put(self.key.as_str(), self.value.clone(), Some(put_options(self.lease)));
+        let put = TxnOp::put(
+            self.key.as_str(),
+            self.value.clone(),
+            Some(put_options(self.lease)),
+        );
         let get = TxnOp::get(self.key.as_str(), Some(GetOptions::new()));
         TxnOp::txn(Txn::new().when(guards).and_then([put]).or_else([get]))
     }
@@ -116,9 +120,12 @@ fn outcome(inner: &TxnResponse, revision: i64) -> Replaced {
     if inner.succeeded() {
         return Replaced::Done { revision };
     }
-    let current = inner.op_responses().into_iter().find_map(|response| match response {
-        TxnOpResponse::Get(mut get) => get.take_kvs().pop(),
-        _ => None,
-    });
+    let current = inner
+        .op_responses()
+        .into_iter()
+        .find_map(|response| match response {
+            TxnOpResponse::Get(mut get) => get.take_kvs().pop(),
+            _ => None,
+        });
     Replaced::Differs(current.and_then(|kv| entry(kv).ok()))
 }

@@ -39,7 +39,13 @@ pub struct Args {
     pub vips: Vec<Vip>,
 
     /// Name of the cluster, where several share one etcd.
-    #[arg(long, env = "COLOSSUS_CLUSTER", value_name = "NAME", default_value = "main", global = true)]
+    #[arg(
+        long,
+        env = "COLOSSUS_CLUSTER",
+        value_name = "NAME",
+        default_value = "main",
+        global = true
+    )]
     pub cluster: ClusterName,
 
     /// Name of this node [default: the host's name up to its first dot].
@@ -53,7 +59,14 @@ pub struct Args {
 
     /// Which times fit: `lan` for an etcd with heartbeats of 100 ms and elections of 500 ms, as the unit etcd.service sets
     /// them; `default` for one with etcd's own 1000 ms.
-    #[arg(long, env = "COLOSSUS_VIP_PROFILE", value_name = "PROFILE", value_enum, default_value = "default", global = true)]
+    #[arg(
+        long,
+        env = "COLOSSUS_VIP_PROFILE",
+        value_name = "PROFILE",
+        value_enum,
+        default_value = "default",
+        global = true
+    )]
     pub profile: Profile,
 
     /// How often the holder renews [default: the profile's].
@@ -71,11 +84,22 @@ pub struct Args {
 
     /// What the holder does when etcd cannot be reached: `release` lets go at the end of --hold; `hold-if-alone` goes on
     /// as long as all --peers promise not to take the address. (To hold for N seconds give --hold N.)
-    #[arg(long, env = "COLOSSUS_VIP_WITHOUT_ETCD", value_name = "POLICY", value_enum, default_value = "release")]
+    #[arg(
+        long,
+        env = "COLOSSUS_VIP_WITHOUT_ETCD",
+        value_name = "POLICY",
+        value_enum,
+        default_value = "release"
+    )]
     pub without_etcd: WithoutEtcd,
 
     /// For hold-if-alone: every other keeper of the cluster, as ADDRESS:PORT of its --peer-addr, commas between.
-    #[arg(long, env = "COLOSSUS_VIP_PEERS", value_name = "ADDRESSES", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "COLOSSUS_VIP_PEERS",
+        value_name = "ADDRESSES",
+        value_delimiter = ','
+    )]
     pub peers: Vec<SocketAddr>,
 
     /// Where to promise the other keepers not to take an address; needed on all of them for hold-if-alone.
@@ -110,11 +134,22 @@ pub struct Args {
     pub rise: Duration,
 
     /// A program, or an http(s) URL to POST to, that is told of every change; may be given several times.
-    #[arg(long = "hook", env = "COLOSSUS_VIP_HOOKS", value_name = "PROGRAM|URL", value_delimiter = ',')]
+    #[arg(
+        long = "hook",
+        env = "COLOSSUS_VIP_HOOKS",
+        value_name = "PROGRAM|URL",
+        value_delimiter = ','
+    )]
     pub hooks: Vec<Hook>,
 
     /// How the kernel lets go by itself: `auto` takes nftables where it is there, else the address's lifetime, in whole seconds.
-    #[arg(long, env = "COLOSSUS_VIP_GATE", value_name = "GATE", value_enum, default_value = "auto")]
+    #[arg(
+        long,
+        env = "COLOSSUS_VIP_GATE",
+        value_name = "GATE",
+        value_enum,
+        default_value = "auto"
+    )]
     pub gate: GateMode,
 
     /// Tells several keepers on one host apart; each has virtual IPs and an --admin-addr of its own.
@@ -212,7 +247,8 @@ mod tests {
 
     #[test]
     fn several_addresses_are_given_with_commas_or_again() {
-        let args = Args::try_parse_from(["vip-keeper", "--vip", "10.0.0.1,10.0.0.2", "--vip", "fd00::1"]).expect("good");
+        let args = Args::try_parse_from(["vip-keeper", "--vip", "10.0.0.1,10.0.0.2", "--vip", "fd00::1"])
+            .expect("good");
         assert_eq!(args.vips.len(), 3);
     }
 
@@ -225,8 +261,13 @@ mod tests {
             ("--hold", "10", "such as 500ms"),
             ("--priority", "256", "0..=255"),
         ] {
-            let text = Args::try_parse_from(["vip-keeper", flag, value]).expect_err(value).to_string();
-            assert!(text.contains(flag) && text.contains(value) && text.contains(mend), "{text}");
+            let text = Args::try_parse_from(["vip-keeper", flag, value])
+                .expect_err(value)
+                .to_string();
+            assert!(
+                text.contains(flag) && text.contains(value) && text.contains(mend),
+                "{text}"
+            );
         }
     }
 }

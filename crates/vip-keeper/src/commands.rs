@@ -83,7 +83,11 @@ impl<'a> Operator<'a> {
         let mut out = String::new();
         for vip in &self.setup.vips {
             let said = match self.record(&vip.name).await? {
-                Some(Record { holder: Some(holder), epoch, .. }) => format!(
+                Some(Record {
+                    holder: Some(holder),
+                    epoch,
+                    ..
+                }) => format!(
                     "{} holds it (epoch {epoch}); this node would take it after {} ms without a renewal",
                     holder.node,
                     (self.setup.settings.hold + self.setup.settings.margin).as_millis()
@@ -102,7 +106,10 @@ impl<'a> Operator<'a> {
         let vips: Vec<VipView> = part(&status, "vips");
         let keepers: Vec<KeeperView> = part(&status, "keepers");
         let mut out = String::new();
-        for vip in vips.iter().filter(|vip| only.is_none_or(|only| only.as_str() == vip.name)) {
+        for vip in vips
+            .iter()
+            .filter(|vip| only.is_none_or(|only| only.as_str() == vip.name))
+        {
             out.push_str(&format!("{} ({})\n", vip.name, vip.address));
             for line in &vip.explanation {
                 out.push_str(&format!("  {line}\n"));
@@ -118,7 +125,10 @@ impl<'a> Operator<'a> {
                 (None, false) => format!("ready for {}", keeper.ready.join(", ")),
                 (None, true) => "not ready".to_owned(),
             };
-            out.push_str(&format!("  {} at {}, priority {}: {how}\n", keeper.node, keeper.address, keeper.priority));
+            out.push_str(&format!(
+                "  {} at {}, priority {}: {how}\n",
+                keeper.node, keeper.address, keeper.priority
+            ));
         }
         print(&out)
     }
@@ -155,7 +165,11 @@ impl<'a> Operator<'a> {
                 return print(&format!("{name} is there already: give another node with --to\n"));
             };
             print(&told(&name, &there))?;
-            if let Some(back) = self.move_one(&name, Some(&there.from)).await.map_err(RunError::failed)? {
+            if let Some(back) = self
+                .move_one(&name, Some(&there.from))
+                .await
+                .map_err(RunError::failed)?
+            {
                 print(&told(&name, &back))?;
             }
         }
@@ -184,7 +198,10 @@ impl<'a> Operator<'a> {
             Some(name) if all.contains(name) => Ok(vec![name.clone()]),
             Some(name) => {
                 let known: Vec<_> = all.iter().map(ToString::to_string).collect();
-                Err(RunError::config(Error::UnknownVip(name.clone(), known.join(", "))))
+                Err(RunError::config(Error::UnknownVip(
+                    name.clone(),
+                    known.join(", "),
+                )))
             }
         }
     }
@@ -218,14 +235,23 @@ impl<'a> Operator<'a> {
             to: to.cloned(),
         };
         let value = serde_json::to_vec(&request).map_err(Error::Encode)?;
-        let lease = self.setup.slow.lease_grant(REQUEST_TTL).await.map_err(Error::Ask)?;
+        let lease = self
+            .setup
+            .slow
+            .lease_grant(REQUEST_TTL)
+            .await
+            .map_err(Error::Ask)?;
         let asked = Instant::now();
         let key = self.setup.keys.request(name);
         let put = self.setup.slow.put(&key, value, Some(lease.id));
         put.await.map_err(Error::Ask)?;
         loop {
             let heard = self.listen(&mut watch, name, &mut story, deadline).await;
-            if let Some(Report { request: Some(id), because: Some(because), .. }) = &story.report
+            if let Some(Report {
+                request: Some(id),
+                because: Some(because),
+                ..
+            }) = &story.report
                 && *id == request.id
             {
                 return Err(Error::Stays {
@@ -234,7 +260,11 @@ impl<'a> Operator<'a> {
                 });
             }
             let now = Instant::now();
-            if let Some(Record { holder: Some(holder), epoch, .. }) = &story.record
+            if let Some(Record {
+                holder: Some(holder),
+                epoch,
+                ..
+            }) = &story.record
                 && *epoch > before.epoch
             {
                 let (to, epoch) = (holder.node.clone(), *epoch);
@@ -260,10 +290,20 @@ impl<'a> Operator<'a> {
     }
 
     /// What the next holder says of its own part.
-    async fn announced(&self, watch: &mut Watch, name: &VipName, story: &mut Story, epoch: u64) -> Option<Duration> {
+    async fn announced(
+        &self,
+        watch: &mut Watch,
+        name: &VipName,
+        story: &mut Story,
+        epoch: u64,
+    ) -> Option<Duration> {
         let deadline = Instant::now() + Duration::from_secs(1);
         loop {
-            if let Some(report) = story.report.as_ref().filter(|report| report.epoch == epoch && report.request.is_none()) {
+            if let Some(report) = story
+                .report
+                .as_ref()
+                .filter(|report| report.epoch == epoch && report.request.is_none())
+            {
                 return report.up_us.map(Duration::from_micros);
             }
             self.listen(watch, name, story, deadline).await.ok()?;
@@ -271,15 +311,24 @@ impl<'a> Operator<'a> {
     }
 
     /// The next thing that etcd tells of one address.
-    async fn listen(&self, watch: &mut Watch, name: &VipName, story: &mut Story, deadline: Instant) -> Result<(), Error> {
+    async fn listen(
+        &self,
+        watch: &mut Watch,
+        name: &VipName,
+        story: &mut Story,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         let event = timeout_at(deadline, watch.next()).await;
         let told: Vec<_> = match event {
-            Ok(WatchEvent::Snapshot(listing)) => {
-                listing.entries.iter().map(|entry| self.setup.keys.read_entry(entry)).collect()
-            }
-            Ok(WatchEvent::Changes(changes)) => {
-                changes.iter().map(|change| self.setup.keys.read_change(change)).collect()
-            }
+            Ok(WatchEvent::Snapshot(listing)) => listing
+                .entries
+                .iter()
+                .map(|entry| self.setup.keys.read_entry(entry))
+                .collect(),
+            Ok(WatchEvent::Changes(changes)) => changes
+                .iter()
+                .map(|change| self.setup.keys.read_change(change))
+                .collect(),
             Ok(WatchEvent::Resumed) => Vec::new(),
             Ok(WatchEvent::Unavailable { error, .. }) => return Err(Error::Read(error)),
             Err(_) => {

@@ -38,7 +38,9 @@ pub async fn run(setup: &Setup) -> Result<(), RunError> {
     let mut findings = host(&HostFacts::read().await);
     findings.extend(links(setup));
     let statuses = setup.slow.status().await;
-    findings.extend(members(statuses.iter().map(|status| status.as_ref().map_err(|error| error_chain(error).to_string()))));
+    findings.extend(members(statuses.iter().map(|status| {
+        status.as_ref().map_err(|error| error_chain(error).to_string())
+    })));
     findings.extend(writes(setup).await);
     findings.extend(records(setup).await);
     findings.extend(bound(setup));
@@ -50,7 +52,11 @@ pub async fn run(setup: &Setup) -> Result<(), RunError> {
         }
     }
     print(&text)?;
-    match findings.iter().filter(|finding| matches!(finding, Finding::Bad(..))).count() {
+    match findings
+        .iter()
+        .filter(|finding| matches!(finding, Finding::Bad(..)))
+        .count()
+    {
         0 => Ok(()),
         bad => Err(RunError::failed(Error::Findings(bad))),
     }
@@ -76,7 +82,8 @@ fn host(facts: &HostFacts) -> Vec<Finding> {
     });
     if !facts.keeps_marks {
         findings.push(Finding::Good(
-            "the kernel is older than 5.18 and keeps no mark on addresses: ours are known by their lifetime".to_owned(),
+            "the kernel is older than 5.18 and keeps no mark on addresses: ours are known by their lifetime"
+                .to_owned(),
         ));
     }
     let source = facts.clock.source.as_deref().unwrap_or("unknown");
@@ -114,12 +121,17 @@ fn interface(facts: &InterfaceFacts) -> Vec<Finding> {
     }
     if facts.arp_ignore.is_some_and(|ignore| ignore >= 2) {
         findings.push(Finding::Bad(
-            format!("arp_ignore is {} on {name}: the kernel answers no ARP for an address that is added as /32", facts.arp_ignore.unwrap_or_default()),
+            format!(
+                "arp_ignore is {} on {name}: the kernel answers no ARP for an address that is added as /32",
+                facts.arp_ignore.unwrap_or_default()
+            ),
             format!("sysctl -w net.ipv4.conf.{name}.arp_ignore=1 (or 0)"),
         ));
     }
     if findings.is_empty() {
-        findings.push(Finding::Good(format!("ARP and reverse path settings of {name} are no hindrance")));
+        findings.push(Finding::Good(format!(
+            "ARP and reverse path settings of {name} are no hindrance"
+        )));
     }
     findings
 }
@@ -138,7 +150,9 @@ fn members<'a>(statuses: impl Iterator<Item = Result<&'a MemberStatus, String>>)
             )),
         }
     }
-    let leader = answered.iter().find(|status| status.leader == Some(status.member_id));
+    let leader = answered
+        .iter()
+        .find(|status| status.leader == Some(status.member_id));
     match leader {
         Some(leader) => findings.push(Finding::Good(format!("etcd's leader is at {}", leader.endpoint))),
         None => findings.push(Finding::Bad(
@@ -156,7 +170,11 @@ fn members<'a>(statuses: impl Iterator<Item = Result<&'a MemberStatus, String>>)
     for status in answered {
         if newest.saturating_sub(status.raft_index) > LATE {
             findings.push(Finding::Bad(
-                format!("{} is {} entries behind", status.endpoint, newest - status.raft_index),
+                format!(
+                    "{} is {} entries behind",
+                    status.endpoint,
+                    newest - status.raft_index
+                ),
                 "look at its disk and its network".to_owned(),
             ));
         }
@@ -211,7 +229,11 @@ async fn records(setup: &Setup) -> Vec<Finding> {
             Ok(entry) => entry,
             Err(error) => {
                 findings.push(Finding::Bad(
-                    format!("the record of {} cannot be read: {}", vip.name, error_chain(&error)),
+                    format!(
+                        "the record of {} cannot be read: {}",
+                        vip.name,
+                        error_chain(&error)
+                    ),
                     "see what the members say (above)".to_owned(),
                 ));
                 continue;
@@ -222,7 +244,12 @@ async fn records(setup: &Setup) -> Vec<Finding> {
             continue;
         };
         findings.push(match Record::read(&entry.value) {
-            Ok(Record { holder: Some(holder), epoch, hold_ms, .. }) => Finding::Good(format!(
+            Ok(Record {
+                holder: Some(holder),
+                epoch,
+                hold_ms,
+                ..
+            }) => Finding::Good(format!(
                 "{} is held by {} (epoch {epoch}), for {hold_ms} ms after each renewal",
                 vip.name, holder.node
             )),

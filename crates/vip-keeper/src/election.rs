@@ -279,7 +279,11 @@ pub(crate) struct Seen {
 impl Seen {
     /// What a write is guarded by: 0 is for a record that must not be there.
     fn guard(&self) -> i64 {
-        if self.found == Found::Absent { 0 } else { self.revision }
+        if self.found == Found::Absent {
+            0
+        } else {
+            self.revision
+        }
     }
 }
 
@@ -421,7 +425,11 @@ impl Election {
         let mut actions = Vec::new();
         match input {
             Input::Tick => {}
-            Input::Observed { found, revision, live } => self.observe(now, found, revision, live, &mut actions),
+            Input::Observed {
+                found,
+                revision,
+                live,
+            } => self.observe(now, found, revision, live, &mut actions),
             // It gives nobody a right, and takes none away before it ends.
             Input::Unreadable => self.view = View::Unknown,
             Input::Answered(answer) => self.answered(now, answer, &mut actions),
@@ -455,7 +463,9 @@ impl Election {
 
     /// The one write that is due, if any.
     fn next_write(&self, now: Time) -> Option<Record> {
-        let View::Known(seen) = &self.view else { return None };
+        let View::Known(seen) = &self.view else {
+            return None;
+        };
         match seen.found.record() {
             Some(record) if self.is_mine(record) => {
                 if self.is_old_news(now, seen, record) {
@@ -553,7 +563,10 @@ impl Election {
         }
         // What is due and was not done waits for something else than time. It is looked at again soon all the same.
         let soon = now + Duration::from_millis(10);
-        wakes.into_iter().map(|at| if at <= now { soon } else { at }).min()
+        wakes
+            .into_iter()
+            .map(|at| if at <= now { soon } else { at })
+            .min()
     }
 
     /// Whether the address is up here, with the right to it.
@@ -589,15 +602,14 @@ impl Election {
 
     /// The move that is under way.
     pub fn moving(&self) -> Option<(Why, Option<&DnsLabel>)> {
-        self.moving.as_ref().map(|moving| (moving.why, moving.to.as_ref()))
+        self.moving
+            .as_ref()
+            .map(|moving| (moving.why, moving.to.as_ref()))
     }
 
     /// Whether it was told to stop and nothing is left to do.
     pub fn is_done(&self) -> bool {
-        self.stopping
-            && self.address == Address::Down
-            && self.moving.is_none()
-            && !self.is_holder()
+        self.stopping && self.address == Address::Down && self.moving.is_none() && !self.is_holder()
     }
 
     /// Whether this node can promise `holder` not to claim: it sees no other holder, and no write of its own is under way that

@@ -15,7 +15,9 @@ pub enum Error {
     #[error("cannot take hold of this host's network")]
     Open(#[source] NetError),
     /// The kernel, at the end.
-    #[error("cannot let go of this host's network: what is there ends by itself; `vip-keeper cleanup` removes it")]
+    #[error(
+        "cannot let go of this host's network: what is there ends by itself; `vip-keeper cleanup` removes it"
+    )]
     Close(#[source] NetError),
     /// Cleaning up.
     #[error("cannot clean up this host's network")]
@@ -44,7 +46,9 @@ pub enum Error {
         because: String,
     },
     /// No answer.
-    #[error("{vip} is still on {holder} after {waited:?}, and its keeper has not said why: is it running? (journalctl -u 'vip-keeper@*' on {holder})")]
+    #[error(
+        "{vip} is still on {holder} after {waited:?}, and its keeper has not said why: is it running? (journalctl -u 'vip-keeper@*' on {holder})"
+    )]
     NoAnswer {
         /// Which.
         vip: VipName,

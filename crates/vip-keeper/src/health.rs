@@ -42,7 +42,8 @@ impl FromStr for CheckUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || "use http://ADDRESS:PORT/PATH, tcp://ADDRESS:PORT or none; the address in figures".to_owned();
+        let wrong =
+            || "use http://ADDRESS:PORT/PATH, tcp://ADDRESS:PORT or none; the address in figures".to_owned();
         if text == "none" {
             return Ok(Self::None);
         }
@@ -120,7 +121,10 @@ impl Checker {
     /// One that has checked nothing yet, and where its word is heard.
     pub fn new(checks: Vec<CheckUrl>, every: Duration, rise: Duration) -> (Self, watch::Receiver<Health>) {
         let (told, heard) = watch::channel(Health::unknown());
-        let checks = checks.into_iter().filter(|check| *check != CheckUrl::None).collect();
+        let checks = checks
+            .into_iter()
+            .filter(|check| *check != CheckUrl::None)
+            .collect();
         let checker = Self {
             checks,
             every,
@@ -237,7 +241,10 @@ async fn ask(check: &CheckUrl) -> io::Result<()> {
             let mut line = [0; 12];
             stream.read_exact(&mut line).await?;
             let line = String::from_utf8_lossy(&line);
-            match line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..)?.parse::<u16>().ok()) {
+            match line
+                .strip_prefix("HTTP/1.")
+                .and_then(|rest| rest.get(2..)?.parse::<u16>().ok())
+            {
                 Some(code) if code < 500 => Ok(()),
                 Some(code) => Err(io::Error::other(format!("it answers {code}"))),
                 None => Err(io::Error::other("it does not speak HTTP")),
@@ -293,17 +300,34 @@ mod tests {
     }
 
     async fn until(heard: &mut watch::Receiver<Health>, well: bool) -> Health {
-        let found = timeout(SOON, heard.wait_for(|health| health.well == well && health.because.as_deref() != Some("not checked yet")));
+        let found = timeout(
+            SOON,
+            heard.wait_for(|health| {
+                health.well == well && health.because.as_deref() != Some("not checked yet")
+            }),
+        );
         found.await.expect("in time").expect("it runs").clone()
     }
 
     #[test]
     fn checks_are_read_back_as_they_are_shown() {
-        for text in ["none", "tcp://127.0.0.1:80", "http://[::1]:8404/health", "http://127.0.0.1:80/"] {
+        for text in [
+            "none",
+            "tcp://127.0.0.1:80",
+            "http://[::1]:8404/health",
+            "http://127.0.0.1:80/",
+        ] {
             let check: CheckUrl = text.parse().expect(text);
             assert_eq!(check.to_string(), text);
         }
-        for text in ["", "127.0.0.1:80", "http://localhost/", "http://127.0.0.1/", "tcp://127.0.0.1", "http://127.0.0.1:80/a b"] {
+        for text in [
+            "",
+            "127.0.0.1:80",
+            "http://localhost/",
+            "http://127.0.0.1/",
+            "tcp://127.0.0.1",
+            "http://127.0.0.1:80/a b",
+        ] {
             assert!(text.parse::<CheckUrl>().is_err(), "{text}");
         }
     }
@@ -320,7 +344,13 @@ mod tests {
         until(&mut heard, true).await;
         server.abort();
         let health = until(&mut heard, false).await;
-        assert!(health.because.as_deref().is_some_and(|because| because.contains("/health")), "{health:?}");
+        assert!(
+            health
+                .because
+                .as_deref()
+                .is_some_and(|because| because.contains("/health")),
+            "{health:?}"
+        );
         shutdown.cancel();
         running.await.expect("ended");
     }
@@ -331,11 +361,18 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let check = CheckUrl::Http(address, "/".to_owned());
         let server = tokio::spawn(serve(listener, "503"));
-        let (checker, mut heard) = Checker::new(vec![check], Duration::from_millis(10), Duration::from_millis(20));
+        let (checker, mut heard) =
+            Checker::new(vec![check], Duration::from_millis(10), Duration::from_millis(20));
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(checker.run(shutdown.clone()));
         let health = until(&mut heard, false).await;
-        assert!(health.because.as_deref().is_some_and(|because| because.contains("503")), "{health:?}");
+        assert!(
+            health
+                .because
+                .as_deref()
+                .is_some_and(|because| because.contains("503")),
+            "{health:?}"
+        );
         server.abort();
         assert!(server.await.is_err());
         let listener = TcpListener::bind(address).await.expect("the port again");
@@ -348,7 +385,11 @@ mod tests {
 
     #[tokio::test]
     async fn without_checks_a_node_is_well() {
-        let (checker, mut heard) = Checker::new(vec![CheckUrl::None], Duration::from_secs(1), Duration::from_secs(1));
+        let (checker, mut heard) = Checker::new(
+            vec![CheckUrl::None],
+            Duration::from_secs(1),
+            Duration::from_secs(1),
+        );
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(checker.run(shutdown.clone()));
         until(&mut heard, true).await;

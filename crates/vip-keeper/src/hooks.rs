@@ -91,7 +91,9 @@ pub async fn run(
     told: IntCounterVec,
     shutdown: CancellationToken,
 ) {
-    let https = hooks.iter().any(|hook| matches!(hook, Hook::Url(url) if url.scheme() == "https"));
+    let https = hooks
+        .iter()
+        .any(|hook| matches!(hook, Hook::Url(url) if url.scheme() == "https"));
     let client = crate::http::client(PATIENCE, https);
     loop {
         // Receiving may be cancelled; telling is not.
@@ -111,7 +113,9 @@ pub async fn run(
             told.with_label_values(&[outcome]).inc();
             match result {
                 Ok(()) => info!(%hook, vip = %notice.vip, state = notice.state, "told a hook"),
-                Err(because) => warn!(%hook, vip = %notice.vip, state = notice.state, because, "could not tell a hook"),
+                Err(because) => {
+                    warn!(%hook, vip = %notice.vip, state = notice.state, because, "could not tell a hook")
+                }
             }
         }
     }
@@ -172,7 +176,8 @@ mod tests {
     }
 
     fn counter() -> IntCounterVec {
-        daemon::metrics::counter_vec(&prometheus::Registry::new(), "told", "Told.", &["result"]).expect("a metric")
+        daemon::metrics::counter_vec(&prometheus::Registry::new(), "told", "Told.", &["result"])
+            .expect("a metric")
     }
 
     fn program(directory: &tempfile::TempDir, name: &str, script: &str) -> Hook {
@@ -189,23 +194,38 @@ mod tests {
         let hooks = vec![
             program(&directory, "fails", "exit 3"),
             Hook::Program("/does/not/exist".into()),
-            program(&directory, "writes", &format!("echo $VIP_NAME $VIP_ADDRESS $VIP_STATE $VIP_EPOCH >{}", out.display())),
+            program(
+                &directory,
+                "writes",
+                &format!(
+                    "echo $VIP_NAME $VIP_ADDRESS $VIP_STATE $VIP_EPOCH >{}",
+                    out.display()
+                ),
+            ),
         ];
         let (send, receive) = mpsc::channel(QUEUE);
         send.send(notice()).await.expect("room");
         drop(send);
         let told = counter();
         run(hooks, receive, told.clone(), CancellationToken::new()).await;
-        assert_eq!(std::fs::read_to_string(out).expect("written"), "web 10.0.0.100 held 7\n");
+        assert_eq!(
+            std::fs::read_to_string(out).expect("written"),
+            "web 10.0.0.100 held 7\n"
+        );
         assert_eq!(told.with_label_values(&["error"]).get(), 2);
         assert_eq!(told.with_label_values(&["ok"]).get(), 1);
     }
 
     #[test]
     fn a_url_is_shown_without_what_may_be_secret() {
-        let hook: Hook = "https://user:hunter2@cloud.example/move?token=hunter2".parse().expect("a URL");
+        let hook: Hook = "https://user:hunter2@cloud.example/move?token=hunter2"
+            .parse()
+            .expect("a URL");
         for shown in [hook.to_string(), format!("{hook:?}")] {
-            assert!(!shown.contains("hunter2") && shown.contains("cloud.example"), "{shown}");
+            assert!(
+                !shown.contains("hunter2") && shown.contains("cloud.example"),
+                "{shown}"
+            );
         }
         assert!("relative".parse::<Hook>().is_err());
     }

@@ -16,7 +16,10 @@ pub(crate) fn client(patience: Duration, https: bool) -> Result<reqwest::Client,
         let found = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
-            return Err("this system has no CA certificates, and a hook is an https URL: mount them (SSL_CERT_FILE)".to_owned());
+            return Err(
+                "this system has no CA certificates, and a hook is an https URL: mount them (SSL_CERT_FILE)"
+                    .to_owned(),
+            );
         }
     }
     // The provider is named here: a process-wide default need not be installed.

@@ -254,7 +254,10 @@ impl Keeper {
 
     fn wake_in(&mut self) -> Duration {
         let now = now();
-        let elections = self.parts.values().filter_map(|part| part.election.next_wake(now));
+        let elections = self
+            .parts
+            .values()
+            .filter_map(|part| part.election.next_wake(now));
         let next = elections.chain([self.look_at]).min().unwrap_or(self.look_at);
         let announce = self.kernel.announce_due().map(BootInstant::since_boot);
         let next = announce.map_or(next, |announce| announce.min(next));
@@ -287,7 +290,13 @@ impl Keeper {
                 self.step_all(|_| Input::Stop);
                 self.tell_presence();
             }
-            Order::Promise { vip, holder, epoch, time, answer } => {
+            Order::Promise {
+                vip,
+                holder,
+                epoch,
+                time,
+                answer,
+            } => {
                 // Who reaches etcd can take the address in good order, and need not promise not to.
                 let can = self.etcd_error.is_some()
                     && self
@@ -310,9 +319,7 @@ impl Keeper {
             .parts
             .values()
             .all(|part| part.election.is_done() || (without_etcd && !part.up));
-        if over
-            && let Some(done) = self.stopping.as_mut().and_then(Option::take)
-        {
+        if over && let Some(done) = self.stopping.as_mut().and_then(Option::take) {
             let _ = done.send(());
         }
     }
@@ -346,7 +353,12 @@ impl Keeper {
             process: self.me.process.clone(),
             address: self.address,
             priority: self.settings.priority,
-            ready: self.parts.values().filter(ready).map(|part| part.vip.name.clone()).collect(),
+            ready: self
+                .parts
+                .values()
+                .filter(ready)
+                .map(|part| part.vip.name.clone())
+                .collect(),
             vips: self.parts.keys().cloned().collect(),
             because,
         };
@@ -361,7 +373,9 @@ impl Keeper {
         let (keepers, me) = (&self.keepers, &self.me.node);
         let mut peers: BTreeMap<VipName, BTreeMap<DnsLabel, Peer>> = BTreeMap::new();
         for name in self.parts.keys() {
-            let of_this = keepers.iter().filter(|(node, presence)| *node != me && presence.vips.contains(name));
+            let of_this = keepers
+                .iter()
+                .filter(|(node, presence)| *node != me && presence.vips.contains(name));
             let of_this = of_this.map(|(node, presence)| {
                 let peer = Peer {
                     healthy: presence.ready.contains(name),
@@ -379,7 +393,9 @@ impl Keeper {
         let names: Vec<_> = self.parts.keys().cloned().collect();
         for name in names {
             let placement = self.kernel.placement(&name).await;
-            let Some(part) = self.parts.get_mut(&name) else { continue };
+            let Some(part) = self.parts.get_mut(&name) else {
+                continue;
+            };
             let link = match placement {
                 Ok(placement) if placement.is_ready() => Ok(placement.interface),
                 Ok(placement) => Err(view::unready(&part.vip, &placement)),
@@ -388,7 +404,9 @@ impl Keeper {
             if part.link != link {
                 match &link {
                     Ok(interface) => tracing::info!(vip = %name, interface, "the link is there"),
-                    Err(because) => tracing::warn!(vip = %name, because, "the address could not be held here"),
+                    Err(because) => {
+                        tracing::warn!(vip = %name, because, "the address could not be held here")
+                    }
                 }
                 part.link = link;
             }
@@ -402,12 +420,20 @@ impl Keeper {
         let now = now();
         for (name, part) in &mut self.parts {
             let late = part.election.until().saturating_sub(now) < self.settings.hold * 2 / 3;
-            let Some((record, _)) = part.election.seen() else { continue };
+            let Some((record, _)) = part.election.seen() else {
+                continue;
+            };
             if part.asking || !late || !part.election.holds(now) {
                 continue;
             }
             part.asking = true;
-            let asked = client.ask(name, &self.me, record.epoch, self.settings.hold, self.settings.hold / 3);
+            let asked = client.ask(
+                name,
+                &self.me,
+                record.epoch,
+                self.settings.hold,
+                self.settings.hold / 3,
+            );
             let (name, until) = (name.clone(), now + self.settings.hold);
             self.calls.push(Box::pin(async move {
                 let all = asked.await;
@@ -422,11 +448,15 @@ impl Keeper {
         for part in self.parts.values_mut() {
             let name = part.vip.name.as_str();
             let seen = part.election.seen();
-            let in_time = seen.is_some_and(|(record, since)| record.holder.is_some() && now <= since + record.hold());
+            let in_time =
+                seen.is_some_and(|(record, since)| record.holder.is_some() && now <= since + record.hold());
             if self.informed && !in_time && !part.up {
                 self.metrics.without(&part.vip, passed);
             }
-            self.metrics.holds.with_label_values(&[name]).set(i64::from(part.up));
+            self.metrics
+                .holds
+                .with_label_values(&[name])
+                .set(i64::from(part.up));
             let epoch = seen.map_or(0, |(record, _)| record.epoch);
             self.metrics
                 .epoch

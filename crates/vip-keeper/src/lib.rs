@@ -60,7 +60,9 @@ pub async fn run(args: Args, mut process: Process) -> Result<(), RunError> {
         .await
         .map_err(|error| RunError::failed(Error::Open(error)))?;
     if !kernel.has_gate() {
-        tracing::warn!("the kernel has no nftables: a lost address is let go of in whole seconds, and taken over later");
+        tracing::warn!(
+            "the kernel has no nftables: a lost address is let go of in whole seconds, and taken over later"
+        );
         setup.without_gate();
     }
 
@@ -70,12 +72,22 @@ pub async fn run(args: Args, mut process: Process) -> Result<(), RunError> {
     let (presence, presence_heard) = watch::channel(None);
     process.tasks.spawn(
         "presence",
-        presence::keep(setup.slow.clone(), setup.keys.keeper(&setup.me.node), presence_heard, token.clone()),
+        presence::keep(
+            setup.slow.clone(),
+            setup.keys.keeper(&setup.me.node),
+            presence_heard,
+            token.clone(),
+        ),
     );
     let (notices, notices_heard) = mpsc::channel(hooks::QUEUE);
     process.tasks.spawn(
         "hooks",
-        hooks::run(setup.hooks.clone(), notices_heard, metrics.hooks.clone(), token.clone()),
+        hooks::run(
+            setup.hooks.clone(),
+            notices_heard,
+            metrics.hooks.clone(),
+            token.clone(),
+        ),
     );
     let (orders, orders_heard) = mpsc::channel(ORDERS);
     let (secret, secret_known) = watch::channel(None);
@@ -108,8 +120,17 @@ pub async fn run(args: Args, mut process: Process) -> Result<(), RunError> {
         view,
         peers,
     });
-    process.tasks.spawn("keeper", keeper.run(events, etcd, health, orders_heard, token));
-    process.tasks.spawn("ready", until_informed(viewed, process.readiness.gate("etcd's keys"), process.shutdown.token()));
+    process
+        .tasks
+        .spawn("keeper", keeper.run(events, etcd, health, orders_heard, token));
+    process.tasks.spawn(
+        "ready",
+        until_informed(
+            viewed,
+            process.readiness.gate("etcd's keys"),
+            process.shutdown.token(),
+        ),
+    );
     process.run_until_shutdown(let_go(orders)).await
 }
 
@@ -128,7 +149,11 @@ fn show(process: &Process, view: &watch::Receiver<View>) {
 }
 
 /// Ready once etcd's keys were known.
-async fn until_informed(mut view: watch::Receiver<View>, gate: daemon::Gate, shutdown: tokio_util::sync::CancellationToken) {
+async fn until_informed(
+    mut view: watch::Receiver<View>,
+    gate: daemon::Gate,
+    shutdown: tokio_util::sync::CancellationToken,
+) {
     // Both may be cancelled: this is the end.
     tokio::select! {
         () = shutdown.cancelled() => return,

@@ -71,15 +71,30 @@ impl Metrics {
     pub fn new(registry: &Registry, vips: &[Vip]) -> Result<Self, MetricsError> {
         let vip = &["vip"];
         let metrics = Self {
-            holds: gauge_vec(registry, "vip_keeper_holds", "Whether this node holds the address.", vip)?,
-            epoch: gauge_vec(registry, "vip_keeper_epoch", "The number of the present holder, as etcd says it.", vip)?,
+            holds: gauge_vec(
+                registry,
+                "vip_keeper_holds",
+                "Whether this node holds the address.",
+                vip,
+            )?,
+            epoch: gauge_vec(
+                registry,
+                "vip_keeper_epoch",
+                "The number of the present holder, as etcd says it.",
+                vip,
+            )?,
             changes: counter_vec(
                 registry,
                 "vip_keeper_changes_total",
                 "What became of the address on this node, and why.",
                 &["vip", "change", "reason"],
             )?,
-            renewal: histogram(registry, "vip_keeper_write_seconds", "How long a write of the record took.", RENEWAL_BUCKETS)?,
+            renewal: histogram(
+                registry,
+                "vip_keeper_write_seconds",
+                "How long a write of the record took.",
+                RENEWAL_BUCKETS,
+            )?,
             writes: counter_vec(
                 registry,
                 "vip_keeper_writes_total",
@@ -98,15 +113,29 @@ impl Metrics {
                 "How many hosts have spoken for the address by ARP or ND during the last 10 s, this one included.",
                 vip,
             )?,
-            healthy: gauge_vec(registry, "vip_keeper_healthy", "Whether this node could hold the address.", vip)?,
+            healthy: gauge_vec(
+                registry,
+                "vip_keeper_healthy",
+                "Whether this node could hold the address.",
+                vip,
+            )?,
             restored: counter_vec(
                 registry,
                 "vip_keeper_restored_total",
                 "How often the address was put back after something else had removed it.",
                 vip,
             )?,
-            hooks: counter_vec(registry, "vip_keeper_hooks_total", "Hooks told, by result (ok, error, dropped).", &["result"])?,
-            etcd: daemon::metrics::gauge(registry, "vip_keeper_etcd_available", "Whether etcd's watch is up.")?,
+            hooks: counter_vec(
+                registry,
+                "vip_keeper_hooks_total",
+                "Hooks told, by result (ok, error, dropped).",
+                &["result"],
+            )?,
+            etcd: daemon::metrics::gauge(
+                registry,
+                "vip_keeper_etcd_available",
+                "Whether etcd's watch is up.",
+            )?,
             rejected: daemon::metrics::counter(
                 registry,
                 "vip_keeper_rejected_keys_total",

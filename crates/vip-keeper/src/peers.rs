@@ -135,7 +135,10 @@ async fn promise(State(door): State<Door>, headers: HeaderMap, Json(ask): Json<A
 
 /// In a time that does not tell where they differ.
 fn same(a: &str, b: &str) -> bool {
-    let differ = a.bytes().zip(b.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b));
+    let differ = a
+        .bytes()
+        .zip(b.bytes())
+        .fold(0, |differ, (a, b)| differ | (a ^ b));
     a.len() == b.len() && differ == 0
 }
 
@@ -159,7 +162,10 @@ pub async fn learn_secret(
                 shutdown.cancelled().await;
                 return;
             }
-            Err(because) => warn!(because, "the secret that keepers know each other by is not known yet"),
+            Err(because) => warn!(
+                because,
+                "the secret that keepers know each other by is not known yet"
+            ),
         }
         tokio::select! {
             () = shutdown.cancelled() => return,

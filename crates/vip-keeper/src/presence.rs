@@ -51,7 +51,10 @@ pub async fn keep(
         if let Some(because) = ended
             && !std::mem::replace(&mut lost, true)
         {
-            warn!(because, "this node cannot make itself known in etcd; it goes on trying");
+            warn!(
+                because,
+                "this node cannot make itself known in etcd; it goes on trying"
+            );
         }
         tokio::select! {
             () = shutdown.cancelled() => return,

@@ -134,7 +134,9 @@ impl Setup {
     /// # Errors
     /// When it cannot be bound.
     pub async fn bind_peers(&self) -> Result<Option<TcpListener>, RunError> {
-        let Some(addr) = self.peer_addr else { return Ok(None) };
+        let Some(addr) = self.peer_addr else {
+            return Ok(None);
+        };
         match TcpListener::bind(addr).await {
             Ok(listener) => Ok(Some(listener)),
             Err(error) => Err(RunError::config(format!(
@@ -192,13 +194,21 @@ fn settings(args: &Args, me: Holder) -> Result<Settings, RunError> {
         Err(RunError::config(format!("{flag} {value} {mend}")))
     };
     if renew < millis(50) {
-        return wrong("--renew", renew, "is too short: etcd would do little else; use 50ms or more");
+        return wrong(
+            "--renew",
+            renew,
+            "is too short: etcd would do little else; use 50ms or more",
+        );
     }
     if hold > HOLD_MAX {
         return wrong("--hold", hold, "is too long: use an hour at most");
     }
     if hold < renew * 2 {
-        return wrong("--hold", hold, "is less than two renewals: one that is late would drop the address; use three times --renew");
+        return wrong(
+            "--hold",
+            hold,
+            "is less than two renewals: one that is late would drop the address; use three times --renew",
+        );
     }
     if margin < hold / 50 + millis(20) {
         return wrong(

@@ -238,9 +238,15 @@ mod tests {
             keys.read(&keys.record(&vip), None),
             Ok(Told::Record(vip.clone(), Ok(Found::Absent)))
         );
-        let request = Request { id: "x".to_owned(), to: None };
+        let request = Request {
+            id: "x".to_owned(),
+            to: None,
+        };
         let value = serde_json::to_vec(&request).expect("JSON");
-        assert_eq!(read(keys.request(&vip), &value), Told::Request(vip.clone(), request));
+        assert_eq!(
+            read(keys.request(&vip), &value),
+            Told::Request(vip.clone(), request)
+        );
         let node: DnsLabel = "n2".parse().expect("a label");
         assert_eq!(keys.read(&keys.keeper(&node), None), Ok(Told::Keeper(node, None)));
         assert_eq!(keys.read("/elsewhere", Some(b"{}")), Ok(Told::Other));
@@ -254,7 +260,10 @@ mod tests {
             Ok(Told::Record(_, found)) => found,
             other => panic!("{other:?}"),
         };
-        assert_eq!(read(br#"{"version":2,"whatever":[]}"#), Err(RecordError::Version(2)));
+        assert_eq!(
+            read(br#"{"version":2,"whatever":[]}"#),
+            Err(RecordError::Version(2))
+        );
         for garbage in [&b""[..], b"{", b"null", b"{\"version\":1}", b"\xff\xfe"] {
             assert_eq!(read(garbage), Ok(Found::Garbled), "{garbage:?}");
         }
@@ -266,11 +275,20 @@ mod tests {
     #[test]
     fn what_cannot_be_understood_is_rejected_by_its_key() {
         let (keys, vip) = (keys(), vip());
-        for key in [keys.answer(&vip), keys.request(&vip), format!("{}nodes/n1", keys.prefix())] {
-            let error = keys.read(&key, Some(b"garbage")).expect_err("garbage").to_string();
+        for key in [
+            keys.answer(&vip),
+            keys.request(&vip),
+            format!("{}nodes/n1", keys.prefix()),
+        ] {
+            let error = keys
+                .read(&key, Some(b"garbage"))
+                .expect_err("garbage")
+                .to_string();
             assert!(error.starts_with(&key), "{error}");
         }
-        let error = keys.read("/colossus/vip/main/vips/A B/record", Some(b"")).expect_err("no name");
+        let error = keys
+            .read("/colossus/vip/main/vips/A B/record", Some(b""))
+            .expect_err("no name");
         assert!(error.to_string().contains("is no name"), "{error}");
     }
 

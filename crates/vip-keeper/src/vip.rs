@@ -19,10 +19,14 @@ pub struct VipName(String);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VipError {
     /// It is no name.
-    #[error("\"{0}\" is no name for a virtual IP: use 1 to 63 small letters, digits, '-', '.' and '_', beginning with a letter or digit")]
+    #[error(
+        "\"{0}\" is no name for a virtual IP: use 1 to 63 small letters, digits, '-', '.' and '_', beginning with a letter or digit"
+    )]
     Name(String),
     /// It is no address.
-    #[error("\"{0}\" is no IP address: write the address alone, without a prefix length, for example 10.0.0.100 or fd00::100")]
+    #[error(
+        "\"{0}\" is no IP address: write the address alone, without a prefix length, for example 10.0.0.100 or fd00::100"
+    )]
     Address(String),
     /// An address that no host can hold.
     #[error("{0} cannot be a virtual IP: it is {1}")]
@@ -131,7 +135,8 @@ impl fmt::Display for Vip {
 
 fn parse_interface(text: &str) -> Result<String, VipError> {
     let fits = |c: char| !c.is_whitespace() && !c.is_control() && c != '/' && c != ':';
-    if text.is_empty() || text.len() > INTERFACE_MAX || !text.chars().all(fits) || matches!(text, "." | "..") {
+    if text.is_empty() || text.len() > INTERFACE_MAX || !text.chars().all(fits) || matches!(text, "." | "..")
+    {
         return Err(VipError::Interface(text.chars().take(80).collect()));
     }
     Ok(text.to_owned())
@@ -147,8 +152,12 @@ fn unusable(address: IpAddr) -> Option<&'static str> {
     } else {
         match address {
             IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),
-            IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("a link-local address, which needs a zone to be reached"),
-            IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4 address written as IPv6; write it as IPv4"),
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+                Some("a link-local address, which needs a zone to be reached")
+            }
+            IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+                Some("an IPv4 address written as IPv6; write it as IPv4")
+            }
             _ => None,
         }
     }

@@ -9,8 +9,8 @@
 mod command;
 mod create;
 mod error;
-mod evidence;
 mod etcd;
+mod evidence;
 mod faults;
 mod node;
 mod ready;

@@ -135,7 +135,11 @@ impl Election {
         else {
             return;
         };
-        let Some(offer) = record.offer.as_ref().filter(|offer| offer.to == self.settings.me.node) else {
+        let Some(offer) = record
+            .offer
+            .as_ref()
+            .filter(|offer| offer.to == self.settings.me.node)
+        else {
             return;
         };
         if self.is_mine(record) || self.answered == Some(offer.id) {

@@ -71,7 +71,13 @@ impl Election {
             return;
         }
         // An offer is part of the record.
-        let best = |above| if self.is_holder() { self.best(now, above) } else { None };
+        let best = |above| {
+            if self.is_holder() {
+                self.best(now, above)
+            } else {
+                None
+            }
+        };
         match self.address {
             Address::Up if self.stopping => match best(None) {
                 Some(to) => self.offer(now, Why::Stop, to),
@@ -82,7 +88,10 @@ impl Election {
                 self.moving = Some(Moving {
                     why: Why::Stop,
                     to: None,
-                    phase: Phase::Giving(Gift { to: None, offer: None }),
+                    phase: Phase::Giving(Gift {
+                        to: None,
+                        offer: None,
+                    }),
                 });
             }
             Address::Up if !self.healthy => {
@@ -112,7 +121,12 @@ impl Election {
         let moot = self
             .moving
             .take_if(|moving| matches!(moving.phase, Phase::Offering { .. } | Phase::Giving(_)));
-        if let Some(Moving { why, phase: Phase::Giving(_), .. }) = moot {
+        if let Some(Moving {
+            why,
+            phase: Phase::Giving(_),
+            ..
+        }) = moot
+        {
             self.until = Time::ZERO;
             actions.push(Action::Report(Change::Released { why }));
         }
@@ -122,7 +136,10 @@ impl Election {
         let late = self
             .moving
             .take_if(|moving| matches!(moving.phase, Phase::Offering { by, .. } if now >= by));
-        if let Some(Moving { why, to: Some(to), .. }) = late {
+        if let Some(Moving {
+            why, to: Some(to), ..
+        }) = late
+        {
             let because = format!("{to} did not answer within {OFFER_WITHIN:?}");
             self.shun(now, to);
             actions.push(Action::Report(Change::Stays { why, because }));
@@ -150,7 +167,10 @@ impl Election {
         self.moving = Some(Moving {
             why,
             to: None,
-            phase: Phase::Falling(Gift { to: None, offer: None }),
+            phase: Phase::Falling(Gift {
+                to: None,
+                offer: None,
+            }),
         });
         self.address = Address::Falling;
         actions.push(Action::Release);

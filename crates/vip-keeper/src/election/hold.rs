@@ -42,7 +42,13 @@ impl Election {
     }
 
     /// The record names this process: what right follows from that, and from when.
-    pub(crate) fn confirm(&mut self, now: Time, record: &Record, before: Option<&Record>, actions: &mut Vec<Action>) {
+    pub(crate) fn confirm(
+        &mut self,
+        now: Time,
+        record: &Record,
+        before: Option<&Record>,
+        actions: &mut Vec<Action>,
+    ) {
         let sent = self.sent(record);
         self.attempts.retain(|attempt| attempt.record.seq > record.seq);
         let was_mine = before.is_some_and(|before| self.is_mine(before));
@@ -121,7 +127,10 @@ impl Election {
             // What is written now must not be late for what comes next.
             Some((Phase::Falling(_), _)) => None,
             Some((Phase::Offering { .. }, Some(to))) => {
-                let stands = record.offer.as_ref().is_some_and(|offer| self.is_present_offer(offer.id));
+                let stands = record
+                    .offer
+                    .as_ref()
+                    .is_some_and(|offer| self.is_present_offer(offer.id));
                 if stands {
                     return (now >= self.renew_at).then_some(next);
                 }
@@ -178,7 +187,10 @@ impl Election {
         self.moving = Some(Moving {
             why: Why::Unhealthy,
             to: None,
-            phase: Phase::Falling(Gift { to: None, offer: None }),
+            phase: Phase::Falling(Gift {
+                to: None,
+                offer: None,
+            }),
         });
         self.fall(actions, Change::Failed { because });
     }
@@ -225,7 +237,13 @@ impl Election {
             return;
         }
         let epoch = self.record().map_or(0, |record| record.epoch);
-        if matches!(&self.moving, Some(Moving { phase: Phase::Offering { .. }, .. })) {
+        if matches!(
+            &self.moving,
+            Some(Moving {
+                phase: Phase::Offering { .. },
+                ..
+            })
+        ) {
             self.moving = None;
         }
         self.fall(actions, Change::Expired { epoch });

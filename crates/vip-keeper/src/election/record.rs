@@ -82,7 +82,9 @@ pub enum RecordError {
     #[error("it is no record of a virtual IP: {0}")]
     Garbled(String),
     /// It is of another version of this program, which knows better.
-    #[error("its version is {0}, and this keeper knows {VERSION}; it takes no part until the record is of its version again")]
+    #[error(
+        "its version is {0}, and this keeper knows {VERSION}; it takes no part until the record is of its version again"
+    )]
     Version(u32),
 }
 

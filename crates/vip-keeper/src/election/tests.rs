@@ -126,7 +126,10 @@ fn a_record_that_does_not_change_is_claimed_after_its_own_f_and_the_margin() {
 fn every_renewal_that_is_seen_puts_a_claim_off() {
     let mut election = n1();
     for turn in 0..20 {
-        let actions = election.step(ms(turn * 1000), seen(record(Some("n2"), 3, turn), 10 + turn as i64, true));
+        let actions = election.step(
+            ms(turn * 1000),
+            seen(record(Some("n2"), 3, turn), 10 + turn as i64, true),
+        );
         assert_eq!(write(&actions), None);
     }
 }
@@ -141,7 +144,12 @@ fn a_release_is_claimed_at_once_if_it_was_seen_to_happen() {
 
 #[test]
 fn what_is_found_at_the_start_is_waited_out_whatever_it_says() {
-    for found in [Found::Absent, Found::Garbled, Found::Record(record(None, 4, 21)), Found::Record(record(Some("n1"), 4, 2))] {
+    for found in [
+        Found::Absent,
+        Found::Garbled,
+        Found::Record(record(None, 4, 21)),
+        Found::Record(record(Some("n1"), 4, 2)),
+    ] {
         let mut election = n1();
         let found = Input::Observed {
             found,
@@ -149,8 +157,15 @@ fn what_is_found_at_the_start_is_waited_out_whatever_it_says() {
             live: false,
         };
         assert_eq!(write(&election.step(ms(0), found.clone())), None, "{found:?}");
-        assert_eq!(write(&election.step(ms(F + MARGIN - 1), Input::Tick)), None, "{found:?}");
-        assert!(write(&election.step(ms(F + MARGIN), Input::Tick)).is_some(), "{found:?}");
+        assert_eq!(
+            write(&election.step(ms(F + MARGIN - 1), Input::Tick)),
+            None,
+            "{found:?}"
+        );
+        assert!(
+            write(&election.step(ms(F + MARGIN), Input::Tick)).is_some(),
+            "{found:?}"
+        );
     }
 }
 
@@ -167,7 +182,13 @@ fn better_candidates_are_waited_for_and_the_dead_holder_is_none() {
     let mut election = n1();
     let mut better = BTreeMap::new();
     for (node, priority) in [("n2", 200), ("n3", 100), ("n4", 200)] {
-        better.insert(label(node), Peer { healthy: true, priority });
+        better.insert(
+            label(node),
+            Peer {
+                healthy: true,
+                priority,
+            },
+        );
     }
     election.step(ms(0), Input::Peers(better));
     election.step(ms(0), seen(record(Some("n2"), 4, 1), 10, true));
@@ -178,7 +199,9 @@ fn better_candidates_are_waited_for_and_the_dead_holder_is_none() {
 #[test]
 fn the_right_counts_from_the_sending_not_from_the_answer() {
     let mut election = holding();
-    let (id, _, _) = write(&election.step(ms(400), Input::Tick)).map(|(id, guard, record)| (id, guard, record.clone())).expect("a renewal");
+    let (id, _, _) = write(&election.step(ms(400), Input::Tick))
+        .map(|(id, guard, record)| (id, guard, record.clone()))
+        .expect("a renewal");
     let late = Input::Written {
         id,
         outcome: Outcome::Done(12),
@@ -200,7 +223,10 @@ fn a_lost_answer_is_made_good_by_the_watch_and_counts_from_the_first_sending() {
     // The same write again, which the first one may have been.
     let actions = election.step(ms(740), Input::Tick);
     assert_eq!(write(&actions).expect("again").2, &renewal);
-    assert_eq!(held_until(&election.step(ms(760), seen(renewal, 12, true))), Some(ms(400 + F)));
+    assert_eq!(
+        held_until(&election.step(ms(760), seen(renewal, 12, true))),
+        Some(ms(400 + F))
+    );
 }
 
 #[test]
@@ -236,7 +262,10 @@ fn an_answer_that_comes_after_the_end_of_its_right_gives_none_and_another_write_
         id,
         outcome: Outcome::Done(13),
     };
-    assert_eq!(held_until(&election.step(ms(F + F + 5), done)), Some(ms(F + F + F)));
+    assert_eq!(
+        held_until(&election.step(ms(F + F + 5), done)),
+        Some(ms(F + F + F))
+    );
 }
 
 #[test]
@@ -291,7 +320,10 @@ fn others_wait_for_the_f_of_a_record_that_was_removed() {
         live: true,
     };
     election.step(ms(100), gone);
-    assert_eq!(write(&election.step(ms(100 + 9000 + MARGIN - 1), Input::Tick)), None);
+    assert_eq!(
+        write(&election.step(ms(100 + 9000 + MARGIN - 1), Input::Tick)),
+        None
+    );
     assert!(write(&election.step(ms(100 + 9000 + MARGIN), Input::Tick)).is_some());
 }
 
@@ -407,7 +439,11 @@ fn offered(input: Input) -> (Election, u64) {
         id,
         outcome: Outcome::Done(12),
     };
-    assert_eq!(held_until(&election.step(ms(105), done)), Some(ms(100 + F)), "an offer is a renewal, too");
+    assert_eq!(
+        held_until(&election.step(ms(105), done)),
+        Some(ms(100 + F)),
+        "an offer is a renewal, too"
+    );
     (election, offer.id)
 }
 
@@ -458,9 +494,19 @@ fn the_target_has_it_from_its_acceptance_on() {
     target.step(ms(0), Input::Health(true));
     target.step(ms(0), seen(record(Some("n1"), 5, 9), 11, true));
     let mut offer = record(Some("n1"), 5, 10);
-    offer.offer = Some(Offer { to: label("n2"), id: 10 });
+    offer.offer = Some(Offer {
+        to: label("n2"),
+        id: 10,
+    });
     let actions = target.step(ms(100), seen(offer, 12, true));
-    assert_eq!(actions, vec![Action::Answer(Answer { by: holder("n2"), offer: 10, refused: None })]);
+    assert_eq!(
+        actions,
+        vec![Action::Answer(Answer {
+            by: holder("n2"),
+            offer: 10,
+            refused: None
+        })]
+    );
     let mut given = record(Some("n2"), 6, 11);
     given.given = Some(10);
     let actions = target.step(ms(120), seen(given, 13, true));
@@ -473,7 +519,10 @@ fn a_target_that_is_not_well_refuses_and_nothing_moves() {
     let mut target = Election::new(settings("n2"));
     target.step(ms(0), seen(record(Some("n1"), 5, 9), 11, true));
     let mut offer = record(Some("n1"), 5, 10);
-    offer.offer = Some(Offer { to: label("n2"), id: 10 });
+    offer.offer = Some(Offer {
+        to: label("n2"),
+        id: 10,
+    });
     let actions = target.step(ms(100), seen(offer, 12, true));
     let refusal = match actions.as_slice() {
         [Action::Answer(answer)] if answer.refused.is_some() => answer.clone(),
@@ -482,9 +531,16 @@ fn a_target_that_is_not_well_refuses_and_nothing_moves() {
     let (mut election, id) = offered(Input::Move(None));
     let actions = election.step(ms(110), Input::Answered(Answer { offer: id, ..refusal }));
     assert!(!lets_go(&actions));
-    assert!(actions.iter().any(|action| matches!(action, Action::Report(Change::Stays { .. }))));
+    assert!(
+        actions
+            .iter()
+            .any(|action| matches!(action, Action::Report(Change::Stays { .. })))
+    );
     let (_, _, withdrawn) = write(&actions).expect("the offer is withdrawn");
-    assert_eq!((withdrawn.offer.as_ref(), withdrawn.holder.as_ref()), (None, Some(&holder("n1"))));
+    assert_eq!(
+        (withdrawn.offer.as_ref(), withdrawn.holder.as_ref()),
+        (None, Some(&holder("n1")))
+    );
 }
 
 #[test]
@@ -516,10 +572,17 @@ fn a_target_that_says_nothing_is_given_up_and_not_asked_again_for_a_while() {
         election.step(ms(at + 5), done);
     }
     let actions = election.step(ms(100) + OFFER_WITHIN, Input::Tick);
-    assert!(actions.iter().any(|action| matches!(action, Action::Report(Change::Stays { .. }))));
+    assert!(
+        actions
+            .iter()
+            .any(|action| matches!(action, Action::Report(Change::Stays { .. })))
+    );
     let (_, _, withdrawn) = write(&actions).expect("withdrawn");
     assert_eq!(withdrawn.offer, None);
-    assert!(election.holds(ms(100) + OFFER_WITHIN), "an address that answers badly is better than none");
+    assert!(
+        election.holds(ms(100) + OFFER_WITHIN),
+        "an address that answers badly is better than none"
+    );
 }
 
 #[test]
@@ -528,7 +591,10 @@ fn without_another_that_is_well_it_stays_where_it_is() {
     let actions = election.step(ms(100), Input::Health(false));
     assert!(!lets_go(&actions));
     let actions = election.step(ms(101), Input::Move(None));
-    assert!(matches!(actions.as_slice(), [Action::Report(Change::Stays { .. })]));
+    assert!(matches!(
+        actions.as_slice(),
+        [Action::Report(Change::Stays { .. })]
+    ));
 }
 
 #[test]
@@ -586,7 +652,12 @@ fn preemption_waits_until_the_better_node_was_well_for_long_enough() {
     election.step(ms(50), Input::Peers([(label("n2"), better)].into()));
     assert_eq!(write(&election.step(ms(349), Input::Tick)), None);
     let actions = election.step(ms(350), Input::Tick);
-    assert_eq!(write(&actions).and_then(|(_, _, record)| record.offer.clone()).map(|offer| offer.to), Some(label("n2")));
+    assert_eq!(
+        write(&actions)
+            .and_then(|(_, _, record)| record.offer.clone())
+            .map(|offer| offer.to),
+        Some(label("n2"))
+    );
 }
 
 // --- Without etcd ----------------------------------------------------------------------------------------------------
@@ -600,7 +671,10 @@ fn what_all_others_have_promised_extends_the_right_and_what_comes_too_late_does_
     election.step(ms(1001), Input::Up(Ok(())));
     assert!(!lets_go(&election.step(ms(F), Input::Tick)));
     assert!(lets_go(&election.step(until, Input::Tick)));
-    assert_eq!(held_until(&election.step(ms(2501), Input::Confirmed { until: ms(9000) })), None);
+    assert_eq!(
+        held_until(&election.step(ms(2501), Input::Confirmed { until: ms(9000) })),
+        None
+    );
 }
 
 #[test]
@@ -612,5 +686,8 @@ fn who_has_promised_does_not_claim_and_who_may_have_claimed_does_not_promise() {
     election.step(ms(100), Input::Promised(ms(5000)));
     assert_eq!(write(&election.step(ms(4999), Input::Tick)), None);
     assert!(write(&election.step(ms(5000), Input::Tick)).is_some());
-    assert!(!election.can_promise(&holder("n2"), 3), "its claim may have been made");
+    assert!(
+        !election.can_promise(&holder("n2"), 3),
+        "its claim may have been made"
+    );
 }

@@ -105,7 +105,9 @@ impl Keeper {
         };
         for (vip, _) in extended {
             let of_this = failed.iter().find(|(name, _)| *name == vip);
-            let because = of_this.map(|(_, error)| error_chain(error).to_string()).or_else(|| all.clone());
+            let because = of_this
+                .map(|(_, error)| error_chain(error).to_string())
+                .or_else(|| all.clone());
             if let Some(because) = &because {
                 warn!(%vip, because, "the kernel did not take a renewal");
             }
@@ -116,12 +118,17 @@ impl Keeper {
     async fn hold(&mut self, vip: &VipName, until: Time) {
         let began = Instant::now();
         let result = self.kernel.hold(vip, BootInstant::from_boot(until)).await;
-        let Some(part) = self.parts.get_mut(vip) else { return };
+        let Some(part) = self.parts.get_mut(vip) else {
+            return;
+        };
         part.up = result.is_ok();
         // Who spoke for it until now may have held it.
         part.speakers.clear();
         part.up_took = Some(began.elapsed());
-        self.step(vip, Input::Up(result.map_err(|error| error_chain(&error).to_string())));
+        self.step(
+            vip,
+            Input::Up(result.map_err(|error| error_chain(&error).to_string())),
+        );
     }
 
     async fn release(&mut self, vip: &VipName) {
@@ -178,13 +185,21 @@ impl Keeper {
     }
 
     fn written(&mut self, written: Written) {
-        let Written { vip, id, outcome, value } = written;
+        let Written {
+            vip,
+            id,
+            outcome,
+            value,
+        } = written;
         let result = match &outcome {
             Outcome::Done(_) => "done",
             Outcome::Conflict(..) | Outcome::Unreadable => "conflict",
             Outcome::Unknown(because) => {
                 if self.write_error.is_none() {
-                    warn!(because, "cannot write to etcd; what is held is held until its right ends");
+                    warn!(
+                        because,
+                        "cannot write to etcd; what is held is held until its right ends"
+                    );
                 }
                 self.write_error = Some(because.clone());
                 "unknown"
@@ -202,7 +217,9 @@ impl Keeper {
     }
 
     fn report(&mut self, vip: &VipName, change: &Change) {
-        let Some(part) = self.parts.get_mut(vip) else { return };
+        let Some(part) = self.parts.get_mut(vip) else {
+            return;
+        };
         self.metrics.changed(&part.vip, change);
         let said = change.to_string();
         match change {
@@ -303,7 +320,12 @@ fn outcome(wanted: Wanted, replaced: Replaced) -> Written {
             (outcome, Some((entry.mod_revision, entry.value)))
         }
     };
-    Written { vip, id, outcome, value }
+    Written {
+        vip,
+        id,
+        outcome,
+        value,
+    }
 }
 
 fn micros(time: Duration) -> u64 {

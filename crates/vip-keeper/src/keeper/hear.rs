@@ -27,7 +27,9 @@ impl Keeper {
                         etcd::Change::Deleted { .. } => None,
                     };
                     match self.keys.read_change(&change) {
-                        Ok(Told::Record(vip, found)) => self.hear_record(&vip, found, value, change.revision(), true),
+                        Ok(Told::Record(vip, found)) => {
+                            self.hear_record(&vip, found, value, change.revision(), true)
+                        }
                         Ok(Told::Answer(vip, answer)) => self.step(&vip, Input::Answered(answer)),
                         Ok(Told::Request(vip, request)) => self.hear_request(&vip, request),
                         Ok(Told::Report(vip, report)) => {
@@ -112,7 +114,9 @@ impl Keeper {
         revision: i64,
         live: bool,
     ) {
-        let Some(part) = self.parts.get_mut(vip) else { return };
+        let Some(part) = self.parts.get_mut(vip) else {
+            return;
+        };
         if let Some(value) = value {
             part.values.push_front((revision, value));
             part.values.truncate(VALUES);
@@ -120,7 +124,14 @@ impl Keeper {
         match found {
             Ok(found) => {
                 part.unreadable = None;
-                self.step(vip, Input::Observed { found, revision, live });
+                self.step(
+                    vip,
+                    Input::Observed {
+                        found,
+                        revision,
+                        live,
+                    },
+                );
             }
             Err(error) => {
                 if part.unreadable.is_none() {
@@ -134,7 +145,9 @@ impl Keeper {
     }
 
     fn hear_request(&mut self, vip: &VipName, request: Request) {
-        let Some(part) = self.parts.get_mut(vip) else { return };
+        let Some(part) = self.parts.get_mut(vip) else {
+            return;
+        };
         if !part.up || part.request.as_ref() == Some(&request.id) {
             return;
         }
@@ -209,7 +222,11 @@ impl Keeper {
             return;
         }
         let until = part.election.until();
-        match self.kernel.hold(vip, crate::net::BootInstant::from_boot(until)).await {
+        match self
+            .kernel
+            .hold(vip, crate::net::BootInstant::from_boot(until))
+            .await
+        {
             Ok(()) => {
                 warn!(%vip, "something had removed the address; it is back");
                 self.metrics.restored.with_label_values(&[vip.as_str()]).inc();

@@ -144,7 +144,10 @@ impl Keeper {
             epoch: seen.map_or(0, |(record, _)| record.epoch),
             record,
             right_ms: holds.then(|| millis(part.election.until().saturating_sub(now))),
-            would_claim_in_ms: part.election.would_claim_at().map(|at| millis(at.saturating_sub(now))),
+            would_claim_in_ms: part
+                .election
+                .would_claim_at()
+                .map(|at| millis(at.saturating_sub(now))),
             last_change: part.last_change.as_ref().map(|(said, _)| said.clone()),
             last_change_at: part.last_change.as_ref().map(|(_, at)| rfc3339(*at)),
             explanation: self.explain(part),
@@ -166,9 +169,15 @@ impl Keeper {
                 let age = now.saturating_sub(since);
                 lines.push(match &record.holder {
                     None => format!("nobody holds it: the last holder let go (epoch {})", record.epoch),
-                    Some(holder) if *holder == self.me => format!("this node holds it (epoch {})", record.epoch),
+                    Some(holder) if *holder == self.me => {
+                        format!("this node holds it (epoch {})", record.epoch)
+                    }
                     Some(holder) => {
-                        let late = if age > record.hold() { ", and has not renewed it in time" } else { "" };
+                        let late = if age > record.hold() {
+                            ", and has not renewed it in time"
+                        } else {
+                            ""
+                        };
                         format!("{} holds it (epoch {}){late}", holder.node, record.epoch)
                     }
                 });
@@ -184,11 +193,14 @@ impl Keeper {
             lines.extend(self.what_would_move_it(part));
         } else if let Some(at) = part.election.would_claim_at() {
             let within = millis(at.saturating_sub(now));
-            lines.push(format!("this node takes it if its record does not change for another {within} ms"));
+            lines.push(format!(
+                "this node takes it if its record does not change for another {within} ms"
+            ));
         } else {
             lines.push(format!(
                 "this node would not take it: {}",
-                self.why_not(part).unwrap_or_else(|| "it knows too little of it".to_owned())
+                self.why_not(part)
+                    .unwrap_or_else(|| "it knows too little of it".to_owned())
             ));
         }
         let speakers: Vec<_> = part.speakers.keys().map(ToString::to_string).collect();
@@ -214,7 +226,9 @@ impl Keeper {
             millis(part.election.until().saturating_sub(now()))
         )];
         if others.is_empty() {
-            lines.push("no other node could take it; so it stays, also if the proxy here is not well".to_owned());
+            lines.push(
+                "no other node could take it; so it stays, also if the proxy here is not well".to_owned(),
+            );
         } else {
             lines.push(format!(
                 "it would go to {}: if this node dies or its keeper does not renew, if the proxy here is not well, at the stop \

@@ -28,7 +28,11 @@ impl Etcd {
 
     /// A write that is guarded by revision and value: another store may have the same revisions.
     pub(crate) fn write(&mut self, guard: i64, replaces: Option<&Record>, record: Record) -> Outcome {
-        let present = if self.found == Found::Absent { 0 } else { self.changed };
+        let present = if self.found == Found::Absent {
+            0
+        } else {
+            self.changed
+        };
         if guard != present || replaces != self.found.record() {
             return Outcome::Conflict(self.found.clone(), present);
         }

@@ -19,7 +19,10 @@ pub(crate) struct Faults {
 
 impl Faults {
     pub(crate) fn all() -> Self {
-        Self { every: 700_000, lost: 3 }
+        Self {
+            every: 700_000,
+            lost: 3,
+        }
     }
 
     pub(crate) fn none() -> Self {
@@ -29,14 +32,33 @@ impl Faults {
 
 #[derive(Clone, Debug)]
 enum Event {
-    Wake { node: usize, process: u64 },
+    Wake {
+        node: usize,
+        process: u64,
+    },
     /// Something reaches a process.
-    Input { node: usize, process: u64, input: Input },
+    Input {
+        node: usize,
+        process: u64,
+        input: Input,
+    },
     /// A write reaches etcd.
-    Arrives { node: usize, process: u64, id: u64, guard: i64, replaces: Option<Record>, record: Record, store: u64 },
+    Arrives {
+        node: usize,
+        process: u64,
+        id: u64,
+        guard: i64,
+        replaces: Option<Record>,
+        record: Record,
+        store: u64,
+    },
     /// An answer to an offer reaches etcd.
-    Answers { answer: Answer },
-    Restart { node: usize },
+    Answers {
+        answer: Answer,
+    },
+    Restart {
+        node: usize,
+    },
     /// Every node tells how it is.
     Presence,
     Fault,
@@ -159,7 +181,11 @@ impl World {
     }
 
     pub(crate) fn assert_one_healthy_holder(&self) {
-        let holders: Vec<_> = self.nodes.iter().filter(|node| node.gate_until > self.now).collect();
+        let holders: Vec<_> = self
+            .nodes
+            .iter()
+            .filter(|node| node.gate_until > self.now)
+            .collect();
         assert!(
             matches!(holders.as_slice(), [node] if node.healthy),
             "seed {}: {:?} hold; the record is {:?}; {:#?}",
@@ -199,7 +225,14 @@ impl World {
         }
         if node.frozen_until > self.now {
             let until = node.frozen_until;
-            self.at(until, Event::Input { node: index, process, input });
+            self.at(
+                until,
+                Event::Input {
+                    node: index,
+                    process,
+                    input,
+                },
+            );
             return;
         }
         self.input(index, input);
@@ -241,15 +274,43 @@ impl World {
         match action {
             Action::Write { id, guard, record } => {
                 // Also long after the caller has given up: a member that was frozen.
-                let late = if self.random.u32(..100) < self.faults.lost { self.random.u64(..4_000_000) } else { 0 };
+                let late = if self.random.u32(..100) < self.faults.lost {
+                    self.random.u64(..4_000_000)
+                } else {
+                    0
+                };
                 let arrives = now + self.random.u64(500..4_000) + late;
                 if self.nodes[index].cut_until <= now && self.random.u32(..100) >= self.faults.lost {
                     let store = self.etcd.store;
-                    let replaces = self.nodes[index].election.seen().map(|(record, _)| record.clone());
-                    self.at(arrives, Event::Arrives { node: index, process, id, guard, replaces, record, store });
+                    let replaces = self.nodes[index]
+                        .election
+                        .seen()
+                        .map(|(record, _)| record.clone());
+                    self.at(
+                        arrives,
+                        Event::Arrives {
+                            node: index,
+                            process,
+                            id,
+                            guard,
+                            replaces,
+                            record,
+                            store,
+                        },
+                    );
                 }
-                let input = Input::Written { id, outcome: Outcome::Unknown("no answer".to_owned()) };
-                self.at(now + 600_000, Event::Input { node: index, process, input });
+                let input = Input::Written {
+                    id,
+                    outcome: Outcome::Unknown("no answer".to_owned()),
+                };
+                self.at(
+                    now + 600_000,
+                    Event::Input {
+                        node: index,
+                        process,
+                        input,
+                    },
+                );
             }
             Action::Answer(answer) => {
                 if self.nodes[index].cut_until <= now {
@@ -302,8 +363,19 @@ impl World {
                 );
             }
         }
-        let input = if until.is_some() { Input::Up(result) } else { Input::Down(result) };
-        self.at(now, Event::Input { node: index, process, input });
+        let input = if until.is_some() {
+            Input::Up(result)
+        } else {
+            Input::Down(result)
+        };
+        self.at(
+            now,
+            Event::Input {
+                node: index,
+                process,
+                input,
+            },
+        );
     }
 
     fn arrives(&mut self, arrival: Event) {
@@ -312,7 +384,16 @@ impl World {
             self.at(until, arrival);
             return;
         }
-        let Event::Arrives { node, process, id, guard, replaces, record, store } = arrival else {
+        let Event::Arrives {
+            node,
+            process,
+            id,
+            guard,
+            replaces,
+            record,
+            store,
+        } = arrival
+        else {
             return;
         };
         if store != self.etcd.store {
@@ -332,7 +413,14 @@ impl World {
     fn tell_all(&mut self) {
         let (found, revision) = (self.etcd.found.clone(), self.etcd.changed);
         for node in 0..self.nodes.len() {
-            self.send(node, Input::Observed { found: found.clone(), revision, live: true });
+            self.send(
+                node,
+                Input::Observed {
+                    found: found.clone(),
+                    revision,
+                    live: true,
+                },
+            );
         }
     }
 
@@ -343,7 +431,14 @@ impl World {
         let at = (self.now.max(node.cut_until) + delay).max(node.last_delivery + 1);
         node.last_delivery = at;
         let process = node.process;
-        self.at(at, Event::Input { node: index, process, input });
+        self.at(
+            at,
+            Event::Input {
+                node: index,
+                process,
+                input,
+            },
+        );
     }
 
     /// A watch that begins anew.
@@ -368,7 +463,10 @@ impl World {
         let alive = self.nodes.iter().filter(|node| !node.dead && !node.stopping);
         alive
             .map(|node| {
-                let peer = Peer { healthy: node.healthy, priority: 100 };
+                let peer = Peer {
+                    healthy: node.healthy,
+                    priority: 100,
+                };
                 (node.name.parse().expect("a label"), peer)
             })
             .collect()
@@ -420,7 +518,10 @@ impl World {
             }
             7 => {
                 let to = self.random.usize(..self.nodes.len());
-                let to = self.random.bool().then(|| self.nodes[to].name.parse().expect("a label"));
+                let to = self
+                    .random
+                    .bool()
+                    .then(|| self.nodes[to].name.parse().expect("a label"));
                 self.deliver(index, process, Input::Move(to));
             }
             8 => self.deliver(index, process, Input::Conflict),
@@ -432,7 +533,10 @@ impl World {
             }
             10 if self.random.u32(..2) == 0 => {
                 // A node that hears of nothing would go by what it saw long ago: no restoring while there is one.
-                let all_hear = self.nodes.iter().all(|node| node.cut_until.max(node.frozen_until) <= now);
+                let all_hear = self
+                    .nodes
+                    .iter()
+                    .all(|node| node.cut_until.max(node.frozen_until) <= now);
                 match self.random.u32(..6) {
                     0 => self.etcd.wipe(),
                     1..4 => self.backup = self.etcd.clone(),
