@@ -2,6 +2,7 @@
 //! other name is theirs.
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     reason = "a test fails by panicking, also in the functions that its tests share"
 )]
 

@@ -114,7 +114,7 @@ pub async fn run(
             match result {
                 Ok(()) => info!(%hook, vip = %notice.vip, state = notice.state, "told a hook"),
                 Err(because) => {
-                    warn!(%hook, vip = %notice.vip, state = notice.state, because, "could not tell a hook")
+                    warn!(%hook, vip = %notice.vip, state = notice.state, because, "could not tell a hook");
                 }
             }
         }

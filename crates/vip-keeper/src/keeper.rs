@@ -405,7 +405,7 @@ impl Keeper {
                 match &link {
                     Ok(interface) => tracing::info!(vip = %name, interface, "the link is there"),
                     Err(because) => {
-                        tracing::warn!(vip = %name, because, "the address could not be held here")
+                        tracing::warn!(vip = %name, because, "the address could not be held here");
                     }
                 }
                 part.link = link;

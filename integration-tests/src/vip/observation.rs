@@ -13,6 +13,9 @@ use super::moment::{Millis, Moment, Span};
 /// A time without a good answer that is shorter is none: answers come [`EVERY`], and a busy machine is late.
 const NOTICEABLE: Duration = Duration::from_millis(30);
 
+/// How many failed requests are told one by one.
+const TOLD: usize = 8;
+
 /// Who does not answer for this long has let go of the address.
 const LET_GO: Duration = Duration::from_millis(100);
 
@@ -87,6 +90,8 @@ pub struct Sight {
     pub two_owners: Vec<Span>,
     /// What became of requests that began in this time.
     pub requests: Requests,
+    /// Those of them that failed, in the order in which they began.
+    pub failures: Vec<Request>,
     /// How often it was announced to everybody.
     pub announced: usize,
 }
@@ -114,11 +119,11 @@ impl Observation {
     pub fn of(&self, vip: Ipv4Addr, time: Span) -> Sight {
         let within = |at: Moment| time.from <= at && at <= time.to;
         let requests = self.requests.iter().filter(|request| request.vip == vip);
+        let begun = requests.clone().filter(|request| within(request.started));
         let mut tally = Requests::default();
-        requests
-            .clone()
-            .filter(|request| within(request.started))
-            .for_each(|request| tally.add(request));
+        begun.clone().for_each(|request| tally.add(request));
+        let mut failures: Vec<Request> = begun.filter(|request| !request.is_good()).cloned().collect();
+        failures.sort_by_key(|request| request.started);
         let good: Vec<Moment> = requests
             .filter(|request| request.is_good() && within(request.ended))
             .map(|request| request.ended)
@@ -139,6 +144,7 @@ impl Observation {
             owners: self.owners(&answers),
             two_owners: two_owners(&answers),
             requests: tally,
+            failures,
             announced: announced.filter(|a| a.vip == vip && within(a.at)).count(),
         }
     }
@@ -235,6 +241,19 @@ impl Display for Sight {
         write!(f, "\n  announced {} times; answered for by", self.announced)?;
         for owner in &self.owners {
             write!(f, " {} ({})", owner.name, told(&owner.span))?;
+        }
+        if !self.failures.is_empty() {
+            write!(f, "\n  failed")?;
+        }
+        for failure in self.failures.iter().take(TOLD) {
+            let span = Span {
+                from: failure.started,
+                to: failure.ended,
+            };
+            write!(f, " {:?} ({})", failure.outcome, told(&span))?;
+        }
+        if self.failures.len() > TOLD {
+            write!(f, " and {} more", self.failures.len() - TOLD)?;
         }
         for span in &self.two_owners {
             write!(f, "\n  TWO OWNERS for {}: {}", Millis(span.length()), told(span))?;

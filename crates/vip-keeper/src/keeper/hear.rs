@@ -28,7 +28,7 @@ impl Keeper {
                     };
                     match self.keys.read_change(&change) {
                         Ok(Told::Record(vip, found)) => {
-                            self.hear_record(&vip, found, value, change.revision(), true)
+                            self.hear_record(&vip, found, value, change.revision(), true);
                         }
                         Ok(Told::Answer(vip, answer)) => self.step(&vip, Input::Answered(answer)),
                         Ok(Told::Request(vip, request)) => self.hear_request(&vip, request),
