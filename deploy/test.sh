@@ -22,6 +22,7 @@ cargo test --locked --workspace --exclude integration-tests
 "$here/images/build.sh"
 step test-docker "image of a Docker engine to be killed" \
   docker build -t colossus/test-docker "$ROOT/integration-tests/images/docker"
+step test-dns "image of name servers" docker build -t colossus/test-dns "$ROOT/integration-tests/images/dns"
 step test-host "image of the hosts of the test bed" "$ROOT/integration-tests/images/host/build.sh"
 say "integration tests"
 cargo test --locked -p integration-tests

@@ -1212,7 +1212,7 @@ async fn an_idle_watch_needs_no_old_history() {
 
 /// What a store may be replaced by, unnoticed if one looks at one thing only.
 #[derive(Clone, Copy, Debug)]
-enum Replacement {
+enum OtherStore {
     /// An empty one: its revision is lower.
     Empty,
     /// One that has come further than the one before.
@@ -1224,13 +1224,13 @@ enum Replacement {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_begins_anew_when_the_store_is_another() {
     let mut tests = JoinSet::new();
-    for replacement in [Replacement::Empty, Replacement::Further, Replacement::Twin] {
+    for replacement in [OtherStore::Empty, OtherStore::Further, OtherStore::Twin] {
         tests.spawn(begins_anew_on(replacement));
     }
     tests.join_all().await;
 }
 
-async fn begins_anew_on(replacement: Replacement) {
+async fn begins_anew_on(replacement: OtherStore) {
     let mut etcd = Etcd::start().await;
     let proxy = Proxy::start(etcd.address()).await;
     let client = client_of(&[proxy.url()], hasty);
@@ -1244,12 +1244,12 @@ async fn begins_anew_on(replacement: Replacement) {
     assert_eq!(snapshot(&mut watch).await.len(), 1);
     proxy.set(Mode::Closed);
     match replacement {
-        Replacement::Empty => etcd.wipe(&[]).await,
-        Replacement::Further => {
+        OtherStore::Empty => etcd.wipe(&[]).await,
+        OtherStore::Further => {
             etcd.wipe(&[]).await;
             fill(etcd.client(), "/w/other", 20).await;
         }
-        Replacement::Twin => {
+        OtherStore::Twin => {
             etcd.wipe(&["--initial-cluster-token=another"]).await;
             fill(etcd.client(), "/w/k", 5).await;
         }
@@ -1262,9 +1262,9 @@ async fn begins_anew_on(replacement: Replacement) {
     };
     let keys: Vec<_> = listing.entries.iter().map(|entry| entry.key.as_str()).collect();
     let expected: &[&str] = match replacement {
-        Replacement::Empty => &[],
-        Replacement::Further => &["/w/other"],
-        Replacement::Twin => &["/w/k"],
+        OtherStore::Empty => &[],
+        OtherStore::Further => &["/w/other"],
+        OtherStore::Twin => &["/w/k"],
     };
     assert_eq!(keys, expected);
     etcd.client().put("/w/new", "v", None).await.unwrap();

@@ -6,6 +6,14 @@
 //! and holds garbage. Every run is told by its seed. `VIP_SIMULATION_SEEDS=FROM..TO` runs others, `VIP_SIMULATION_TRACE=1` tells
 //! all that happens.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, also in the functions that its tests share"
+)]
+
 #[path = "simulation/etcd.rs"]
 mod etcd;
 #[path = "simulation/node.rs"]
