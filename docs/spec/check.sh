@@ -18,18 +18,16 @@ epochs='assertion violated (\(told\|given\)_epoch\[me\]<=opened)'
 dark='assertion violated (dark<='
 
 holds=(
-  "two-nodes         -DN=2 -DSLOTS=2 -DF=2 -DRELEASES -DHAND_OVERS"
+  "two-nodes         -DN=2 -DSLOTS=2 -DF=2 -DRELEASES -DHAND_OVERS -DWIPES"
   "three-nodes       -DN=3 -DSLOTS=1 -DF=1 -DHAND_OVERS"
   "late-writes       -DN=3 -DSLOTS=2 -DF=1 -DRELEASES"
   "epochs            -DN=2 -DSLOTS=1 -DF=2 -DRELEASES -DHAND_OVERS -DEPOCHS"
-  "wipes             -DN=2 -DSLOTS=2 -DF=2 -DRELEASES -DWIPES"
-  "wipes-hand-overs  -DN=2 -DSLOTS=1 -DF=2 -DHAND_OVERS -DWIPES"
+  "wipes             -DN=3 -DSLOTS=1 -DF=2 -DRELEASES -DWIPES"
   "lives             -DN=2 -DSLOTS=2 -DF=2 -DRELEASES -DLIVENESS -DDARKEST=5 -DSTEPS=40"
   "lives-hand-overs  -DN=2 -DSLOTS=1 -DF=2 -DSLOW=0 -DFAST=0 -DHAND_OVERS -DLIVENESS -DDARKEST=2 -DSTEPS=40"
   "lives-three       -DN=3 -DSLOTS=1 -DF=2 -DSLOW=0 -DFAST=0 -DLIVENESS -DDARKEST=2 -DSTEPS=40"
 )
 deep=(
-  "deep-two          -DN=2 -DSLOTS=2 -DF=2 -DRELEASES -DHAND_OVERS -DWIPES"
   "deep-three        -DN=3 -DSLOTS=1 -DF=1 -DRELEASES -DHAND_OVERS -DEPOCHS"
   "deep-late-writes  -DN=3 -DSLOTS=2 -DF=2 -DRELEASES"
   "deep-lives        -DN=2 -DSLOTS=1 -DF=2 -DHAND_OVERS -DLIVENESS -DDARKEST=5 -DSTEPS=40"

@@ -358,7 +358,7 @@ pub(crate) struct Accepted {
 pub struct Election {
     pub(crate) settings: Settings,
     pub(crate) view: View,
-    /// The highest epoch and seq that were seen: they go on after a record that was lost.
+    /// The highest epoch that was seen, and the highest seq that was seen or sent: they go on after a record that was lost.
     pub(crate) last: (u64, u64),
     pub(crate) attempts: VecDeque<Attempt>,
     pub(crate) next_id: u64,
@@ -490,6 +490,9 @@ impl Election {
         };
         let guard = seen.guard();
         self.note_offer(&record);
+        // No two writes of this process are alike, so that what is seen later tells which of them it was, and when that was
+        // sent: one whose answer was lost may have been made long before the next.
+        self.last.1 = self.last.1.max(record.seq);
         let id = self.next_id;
         self.next_id += 1;
         if self.attempts.len() == ATTEMPTS {

@@ -111,7 +111,7 @@ impl Election {
     /// What the holder writes next, if anything is due.
     pub(crate) fn write_as_holder(&self, now: Time, record: &Record) -> Option<Record> {
         let next = Record {
-            seq: record.seq.checked_add(1)?,
+            seq: self.last.1.max(record.seq).checked_add(1)?,
             hold_ms: self.hold_ms(),
             given: None,
             ..record.clone()

@@ -220,9 +220,9 @@ fn a_lost_answer_is_made_good_by_the_watch_and_counts_from_the_first_sending() {
         outcome: Outcome::Unknown("no answer".to_owned()),
     };
     election.step(ms(700), unknown);
-    // The same write again, which the first one may have been.
+    // Another one is made, that cannot be taken for it.
     let actions = election.step(ms(740), Input::Tick);
-    assert_eq!(write(&actions).expect("again").2, &renewal);
+    assert!(write(&actions).expect("again").2.seq > renewal.seq);
     assert_eq!(
         held_until(&election.step(ms(760), seen(renewal, 12, true))),
         Some(ms(400 + F))
@@ -690,4 +690,35 @@ fn who_has_promised_does_not_claim_and_who_may_have_claimed_does_not_promise() {
         !election.can_promise(&holder("n2"), 3),
         "its claim may have been made"
     );
+}
+
+#[test]
+fn no_two_writes_are_alike_however_many_answers_were_lost() {
+    for absent in [false, true] {
+        let mut election = holding();
+        if absent {
+            let gone = Input::Observed {
+                found: Found::Absent,
+                revision: 12,
+                live: true,
+            };
+            election.step(ms(100), gone);
+        }
+        let mut written = Vec::new();
+        for turn in 0..3 * ATTEMPTS as u64 {
+            let now = ms(400 + turn * 50);
+            for action in election.step(now, Input::Tick) {
+                if let Action::Write { record, .. } = action {
+                    assert!(!written.contains(&record), "{record:?} twice");
+                    written.push(record);
+                }
+            }
+            let Some(id) = election.attempts.back().map(|attempt| attempt.id) else {
+                continue;
+            };
+            let unknown = Outcome::Unknown("no answer".to_owned());
+            election.step(now, Input::Written { id, outcome: unknown });
+        }
+        assert!(written.len() > 10, "absent {absent}: {}", written.len());
+    }
 }
