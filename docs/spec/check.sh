@@ -80,16 +80,20 @@ verify() {
 # judge NAME EXPECTED: one line, and whether it is as expected.
 judge() {
   local out=$work/$1/out states depth said=holds
-  states=$(sed -n 's/^ *\([0-9]*\) states, stored.*/\1/p' "$out" 2>/dev/null) || true
-  depth=$(sed -n 's/.*depth reached \([0-9]*\),.*/\1/p' "$out" 2>/dev/null) || true
-  if grep -q "$gates" "$out" 2>/dev/null; then
+  if ! [ -f "$out" ]; then
+    printf 'FAILED  %-26s no verifier came of it\n' "$1"
+    return 1
+  fi
+  states=$(sed -n 's/^ *\([0-9]*\) states, stored.*/\1/p' "$out")
+  depth=$(sed -n 's/.*depth reached \([0-9]*\),.*/\1/p' "$out")
+  if grep -q "$gates" "$out"; then
     said=gates
   elif grep -q "$epochs" "$out"; then
     said=epochs
   elif grep -q "$dark" "$out"; then
     said=dark
   elif ! grep -q 'errors: 0' "$out" || grep -q -i -e 'not completed' -e 'reached -DMEMLIM' -e 'too small' "$out"; then
-    said="not finished: $(tail -n 1 "$out" 2>/dev/null)"
+    said="not finished: $(tail -n 1 "$out")"
   fi
   if [ "$said" = "$2" ]; then
     printf 'ok      %-26s %-7s %9s states, depth %s\n' "$1" "$said" "$states" "$depth"

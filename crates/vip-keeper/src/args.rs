@@ -27,7 +27,7 @@ use crate::vip::{Vip, VipName};
                   vip-keeper doctor\n\nExit codes: 0 stopped on request, 64 the configuration is wrong, 1 anything else."
 )]
 pub struct Args {
-    /// A virtual IP, as [NAME=]ADDRESS[@INTERFACE]; several with commas between, or given again. Without an interface it goes to
+    /// A virtual IP, as `[NAME=]ADDRESS[@INTERFACE]`; several with commas between, or given again. Without an interface it goes to
     /// the one whose network holds it.
     #[arg(
         long = "vip",
