@@ -12,7 +12,7 @@
  * Revisions are no numbers here. A node writes with the present revision as guard; any other would be refused. So every
  * commit voids all other writes under way, and makes every view old.
  *
- * Options (-D): RELEASES, HAND_OVERS, WIPES, EPOCHS, LIVENESS; and the names of what is broken on purpose, at the end of
+ * Options (-D): RELEASES, HAND_OVERS, WIPES, EPOCHS, LIVENESS; and the names of what is broken on purpose, in
  * README.md.
  */
 

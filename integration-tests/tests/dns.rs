@@ -77,6 +77,15 @@ fn example(name: &str, site: Site) -> String {
         .replace(EXAMPLE.vip, site.vip)
 }
 
+/// A configuration with the lines that are only proposed: those that begin with `#` and no blank.
+fn with_options(text: &str) -> String {
+    let on = |line: &str| match line.strip_prefix('#') {
+        Some(option) if option.starts_with(|c: char| c.is_ascii_lowercase()) => format!("{option}\n"),
+        _ => format!("{line}\n"),
+    };
+    text.lines().map(on).collect()
+}
+
 /// What a server answered.
 #[derive(Debug, PartialEq, Eq)]
 struct Answer {
@@ -140,12 +149,16 @@ impl Lab {
 
     /// dnsmasq with this file, at this address.
     fn start_dnsmasq(&self, file: &str, address: &str) {
-        let file = format!("--conf-file=/etc/bind/{file}");
-        self.exec(&["dnsmasq", "--test", &file]).unwrap();
+        self.check_dnsmasq(file);
         self.start(&format!(
             "dnsmasq --keep-in-foreground --log-facility=- --no-hosts --pid-file= --bind-interfaces \
-             --listen-address={address} {file}"
+             --listen-address={address} --conf-file=/etc/bind/{file}"
         ));
+    }
+
+    fn check_dnsmasq(&self, file: &str) {
+        let file = format!("--conf-file=/etc/bind/{file}");
+        self.exec(&["dnsmasq", "--test", &file]).unwrap();
     }
 
     /// BIND with `/etc/bind/named.conf`, and with the zones that it names checked before.
@@ -226,7 +239,9 @@ async fn dnsmasq_leads_every_name_of_the_domain_to_the_virtual_ip() {
         let files = Files::new();
         let text = example("dnsmasq.conf.example", site);
         files.write("dnsmasq.conf", &format!("{text}\nno-resolv\n"));
+        files.write("with-options.conf", &with_options(&text));
         let lab = Lab::new(&files);
+        lab.check_dnsmasq("with-options.conf");
         lab.start_dnsmasq("dnsmasq.conf", "127.0.0.1");
         lab.until_answering("127.0.0.1", &site.name("example")).await;
         check_site(&lab, site);

@@ -19,6 +19,8 @@ pub enum Direction {
 /// Something that happens to the holder of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
+    /// None.
+    Nothing,
     /// Its power is cut.
     PowerCut,
     /// It is shut down in good order.
@@ -98,6 +100,7 @@ impl Fault {
     pub(crate) async fn strike(self, scene: &Scene<'_>) -> Result<(), String> {
         let (holder, daemon) = (scene.holder(), scene.daemon);
         match self {
+            Self::Nothing => {}
             Self::PowerCut => holder.power_cut().await,
             Self::Shutdown => holder.shutdown().await,
             Self::Freeze => holder.freeze().await,
@@ -138,7 +141,7 @@ impl Fault {
             Self::StopDaemon => daemon.signal(holder, "CONT").await?,
             Self::KillDaemon | Self::HandOver | Self::StopUnit => daemon.start(holder).await?,
             Self::StopProxy | Self::KillProxy => holder.start_unit("haproxy").await,
-            Self::RemoveAddress => {}
+            Self::Nothing | Self::RemoveAddress => {}
             Self::StopEtcd | Self::RestartEtcdLeader => holder.start_unit("etcd").await,
             Self::StopOtherEtcds => scene.other_etcds("start").await?,
         }

@@ -81,6 +81,8 @@ pub struct Sight {
     pub time: Span,
     /// The longest time between two good answers. Without any outage it is the time between two requests, about 10 ms.
     pub outage: Duration,
+    /// The times between two good answers, each of them, in order.
+    gaps: Vec<Span>,
     /// Every time without a good answer that can be noticed, in order.
     pub outages: Vec<Span>,
     /// Who answered for it, in the order of their beginnings.
@@ -140,7 +142,12 @@ impl Observation {
             vip,
             time,
             outage: gaps.iter().map(|gap| gap.length()).max().unwrap_or_default(),
-            outages: gaps.into_iter().filter(|gap| gap.length() > NOTICEABLE).collect(),
+            outages: gaps
+                .iter()
+                .filter(|gap| gap.length() > NOTICEABLE)
+                .copied()
+                .collect(),
+            gaps,
             owners: self.owners(&answers),
             two_owners: two_owners(&answers),
             requests: tally,
@@ -208,6 +215,21 @@ impl Sight {
     pub fn longest_two_owners(&self) -> Duration {
         let lengths = self.two_owners.iter().map(|span| span.length());
         lengths.max().unwrap_or_default()
+    }
+
+    /// The longest time without a good answer in which the address went from one host to another, if it did: of those that
+    /// touch the time from the last answer of the one to the first of the other.
+    pub fn outage_of_move(&self) -> Option<Duration> {
+        let moves = self.owners.windows(2).filter_map(|pair| {
+            let [from, to] = pair else { return None };
+            // A busy host that is late for a while is its own successor.
+            (from.mac != to.mac).then_some((from.span.to.min(to.span.from), to.span.from.max(from.span.to)))
+        });
+        let touching = moves.flat_map(|(from, to)| {
+            let touches = move |gap: &&Span| gap.from <= to && from <= gap.to;
+            self.gaps.iter().filter(touches)
+        });
+        touching.map(|gap| gap.length()).max()
     }
 
     /// Who had it last.
@@ -322,6 +344,7 @@ mod tests {
             seen.add(request(started, 2, outcome));
         }
         let sight = seen.of(VIP, span(0, 1_000));
+        assert_eq!(sight.outage_of_move(), None);
         assert_eq!(sight.outages, [span(292, 502)]);
         assert_eq!(sight.outage, Duration::from_millis(210));
         assert_eq!(
@@ -383,6 +406,26 @@ mod tests {
         assert_eq!(sight.two_owners, []);
         assert_eq!(sight.longest_two_owners(), Duration::ZERO);
         assert_eq!(sight.last_owner().unwrap().name, "n1");
+    }
+
+    #[test]
+    fn the_outage_of_a_move_is_not_the_lateness_of_a_busy_machine() {
+        let mut seen = named();
+        held(&mut seen, N1, 0, 300);
+        // A host that is late for a moment has not lost it.
+        held(&mut seen, N1, 420, 500);
+        held(&mut seen, N2, 530, 1_000);
+        for started in (0..1_000).step_by(10) {
+            let outcome = match started {
+                490..540 => Outcome::Unconnected,
+                700..900 => Outcome::Unanswered,
+                _ => Outcome::Answered(200),
+            };
+            seen.add(request(started, 2, outcome));
+        }
+        let sight = seen.of(VIP, span(0, 1_000));
+        assert_eq!(sight.outage_of_move(), Some(Duration::from_millis(60)));
+        assert_eq!(sight.outage, Duration::from_millis(210));
     }
 
     #[test]

@@ -82,10 +82,11 @@ impl Results {
         Some((median(&each)?, *each.last()?))
     }
 
-    /// How many requests failed over all runs.
-    pub fn failed(&self, name: &str, daemon: Daemon) -> Option<usize> {
+    /// How many requests failed over all runs, and how many of them had connected and were cut off.
+    pub fn failed(&self, name: &str, daemon: Daemon) -> Option<(usize, usize)> {
         let row = self.row(name, daemon)?;
-        Some(row.outcomes.iter().map(Outcome::failed).sum())
+        let sum = |of: fn(&Outcome) -> usize| row.outcomes.iter().map(of).sum();
+        Some((sum(Outcome::failed), sum(Outcome::cut)))
     }
 
     /// Whatever was not as it must be, with the bounds of the scenarios.
@@ -103,11 +104,12 @@ impl Results {
         let outcome = |outcome: &Outcome| {
             json!({
                 "outage_ms": millis(outcome.outage()),
-                "outage_on_return_ms": millis(outcome.outage_on_return()),
+                "latest_ms": millis(outcome.latest()),
                 "two_owners_ms": millis(outcome.two_owners()),
                 "two_owners_lasted": outcome.two_owners_lasted(),
                 "let_go_after_ms": outcome.let_go_after().map(millis),
                 "failed": outcome.failed(),
+                "cut": outcome.cut(),
                 "holder": outcome.holder,
             })
         };
@@ -136,10 +138,10 @@ impl Display for Results {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "| scenario | kept by | runs | outage, median | worst | bound | on return, worst | two owners, worst | \
-             holder's last answer, worst | failed requests, median | most | outside the bounds |"
+            "| scenario | kept by | runs | outage, median | worst | bound | any time without a good answer, worst | two owners, worst | \
+             holder's last answer, worst | failed requests, median | most | of them cut off, in all | outside the bounds |"
         )?;
-        writeln!(f, "|---|---|---|---|---|---|---|---|---|---|---|---|")?;
+        writeln!(f, "|---|---|---|---|---|---|---|---|---|---|---|---|---|")?;
         for row in &self.rows {
             let outages = row.each(Outcome::outage);
             let mut failed: Vec<usize> = row.outcomes.iter().map(Outcome::failed).collect();
@@ -149,18 +151,19 @@ impl Display for Results {
             let outside = row.outcomes.iter().filter(|o| o.within(row.bound).is_err());
             writeln!(
                 f,
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 row.name,
                 row.daemon,
                 row.outcomes.len(),
                 ms(median(&outages)),
                 ms(outages.last().copied()),
                 ms(Some(row.bound)),
-                ms(row.each(Outcome::outage_on_return).last().copied()),
+                ms(row.each(Outcome::latest).last().copied()),
                 two_owners(row),
                 ms(row.outcomes.iter().filter_map(Outcome::let_go_after).max()),
                 count(median(&failed)),
                 count(failed.last().copied()),
+                row.outcomes.iter().map(Outcome::cut).sum::<usize>(),
                 outside.count() + row.broken.len(),
             )?;
         }

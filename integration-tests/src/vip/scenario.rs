@@ -37,13 +37,16 @@ pub struct Scenario {
     pub fault: Fault,
     /// What must follow.
     pub effect: Effect,
-    /// The longest outage that a client may see, with the profile `lan`. Where nobody may hold the address before the fault
-    /// is undone, it is counted from then.
+    /// The longest outage that a client may see by the fault, with the profile `lan`. Where nobody may hold the address
+    /// before the fault is undone, it is counted from then.
     pub outage: Duration,
     /// For how long two hosts may answer for the address, as docs/reference/vip-keeper.md states.
     pub two_owners: Duration,
-    /// How many requests may fail for a client that tries once more to connect; `None`: as many as the outage costs.
+    /// How many requests may fail because a client that tries once more cannot connect, or is answered with an error; `None`: as
+    /// many as the outage costs.
     pub failed: Option<usize>,
+    /// How many may be cut off after they have connected.
+    pub cut: Option<usize>,
 }
 
 const fn ms(ms: u64) -> Duration {
@@ -60,10 +63,20 @@ const fn moves(name: &'static str, fault: Fault) -> Scenario {
         outage: ms(2_500),
         two_owners: Duration::ZERO,
         failed: None,
+        cut: None,
     }
 }
 
 impl Scenario {
+    /// The floor: what a client sees on this machine, as busy as it is, while all is well.
+    pub const NOTHING: Self = Self {
+        effect: Effect::Stays,
+        outage: ms(300),
+        failed: Some(0),
+        cut: Some(0),
+        ..moves("nothing happens", Fault::Nothing)
+    };
+
     /// The holder's host loses its power.
     pub const POWER_CUT: Self = moves("power cut of the holder", Fault::PowerCut);
 
@@ -126,6 +139,7 @@ impl Scenario {
         effect: Effect::Stays,
         outage: ms(300),
         failed: Some(0),
+        cut: Some(0),
         ..moves("etcd stopped on the holder's host", Fault::StopEtcd)
     };
 
@@ -154,7 +168,8 @@ impl Scenario {
     /// lost with each move: one or two requests of a client that begins one every 10 ms.
     pub const HAND_OVER: Self = Self {
         outage: ms(50),
-        failed: Some(8),
+        failed: Some(0),
+        cut: Some(8),
         ..moves("planned hand-over", Fault::HandOver)
     };
 
@@ -178,7 +193,8 @@ impl Scenario {
 }
 
 /// All of them.
-pub const ALL: [Scenario; 19] = [
+pub const ALL: [Scenario; 20] = [
+    Scenario::NOTHING,
     Scenario::POWER_CUT,
     Scenario::POWER_CUT_OF_LEADER,
     Scenario::KILL,

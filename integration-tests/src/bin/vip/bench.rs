@@ -13,7 +13,8 @@ use crate::lab::Lab;
 use crate::{Result, progress, say, unless_interrupted};
 
 /// What is measured in each round with the profile `lan`.
-const ROUND: [(Scenario, Daemon); 8] = [
+const ROUND: [(Scenario, Daemon); 9] = [
+    (Scenario::NOTHING, Daemon::Keeper),
     (Scenario::POWER_CUT, Daemon::Keeper),
     (Scenario::POWER_CUT, Daemon::Keepalived),
     (Scenario::POWER_CUT_OF_LEADER, Daemon::Keeper),
@@ -171,10 +172,10 @@ impl Report {
         for scenario in [Scenario::HAND_OVER, Scenario::KILL_PROXY] {
             outage(scenario.name, None, scenario.outage);
         }
-        if let Some(failed) = self.results.failed(Scenario::HAND_OVER.name, Daemon::Keeper) {
+        if let Some((failed, cut)) = self.results.failed(Scenario::HAND_OVER.name, Daemon::Keeper) {
             verdicts.push((
                 format!("{}: no failed request", Scenario::HAND_OVER.name),
-                format!("{failed}"),
+                format!("{failed}, of which {cut} had connected and were cut off"),
                 failed == 0,
             ));
         }
