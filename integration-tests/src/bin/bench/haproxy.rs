@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use integration_tests::platform::DOMAIN;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -68,11 +69,13 @@ impl HaProxy {
         if page.split(' ').nth(1) != Some("200") {
             return Err("HAProxy gives no statistics".into());
         }
+        // The routes of single nodes have the same servers, once more.
+        let of_all_nodes = format!("route:{service}.{DOMAIN}");
         let in_use = |line: &&str| {
             let mut columns = line.split(',');
             let (backend, server) = (columns.next(), columns.next());
             let status = columns.nth(STATUS_COLUMN - 2).unwrap_or_default();
-            backend.is_some_and(|backend| backend.contains(service))
+            backend == Some(&*of_all_nodes)
                 && !matches!(server, Some("BACKEND" | "FRONTEND") | None)
                 && !["MAINT", "DRAIN"].iter().any(|out| status.starts_with(out))
         };
