@@ -143,10 +143,14 @@ impl Checker {
         let mut soon = 0;
         loop {
             let result = self.check_all().await;
-            let failed = result.is_err();
             self.judge(result, first);
             first = false;
-            let next = if soon > 0 && !failed { AGAIN } else { self.pause() };
+            // Until it is known what the end of the kept connection meant: a listener that dies may reset one more.
+            let next = if soon > 0 && self.told.borrow().well {
+                AGAIN
+            } else {
+                self.pause()
+            };
             soon = u32::saturating_sub(soon, 1);
             let next = Instant::now() + next;
             // All three may be cancelled: reading from the tripwire expects nothing.
@@ -275,6 +279,8 @@ async fn ended(tripwire: &mut Option<TcpStream>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::net::TcpListener;
 
     use super::*;
@@ -282,11 +288,11 @@ mod tests {
     const SOON: Duration = Duration::from_secs(10);
 
     /// An HTTP server that answers with `code` until it is dropped.
-    async fn serve(listener: TcpListener, code: &'static str) {
+    async fn serve(listener: impl AsRef<TcpListener>, code: &'static str) {
         // Its connections end with it, as a process's do.
         let mut open = tokio::task::JoinSet::new();
         loop {
-            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let (mut stream, _) = listener.as_ref().accept().await.expect("a connection");
             open.spawn(async move {
                 let mut request = [0; 512];
                 while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
@@ -336,7 +342,7 @@ mod tests {
     async fn a_proxy_that_dies_is_noticed_long_before_the_next_check() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let check = CheckUrl::Http(listener.local_addr().expect("bound"), "/health".to_owned());
-        let server = tokio::spawn(serve(listener, "200"));
+        let server = tokio::spawn(serve(Arc::new(listener), "200"));
         let hour = Duration::from_secs(3600);
         let (checker, mut heard) = Checker::new(vec![check], hour, Duration::ZERO);
         let shutdown = CancellationToken::new();
@@ -356,11 +362,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_proxy_that_dies_and_still_takes_connections_is_noticed_as_soon() {
+        let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.expect("a port"));
+        let check = CheckUrl::Http(listener.local_addr().expect("bound"), "/health".to_owned());
+        let server = tokio::spawn(serve(Arc::clone(&listener), "200"));
+        let hour = Duration::from_secs(3600);
+        let (checker, mut heard) = Checker::new(vec![check], hour, Duration::ZERO);
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(checker.run(shutdown.clone()));
+        until(&mut heard, true).await;
+        server.abort();
+        // Taken, and ended without a word.
+        let dying = tokio::spawn(async move { while listener.accept().await.map(drop).is_ok() {} });
+        until(&mut heard, false).await;
+        dying.abort();
+        shutdown.cancel();
+        running.await.expect("ended");
+    }
+
+    #[tokio::test]
     async fn an_answer_of_500_and_silence_are_no_health_and_come_back() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let check = CheckUrl::Http(address, "/".to_owned());
-        let server = tokio::spawn(serve(listener, "503"));
+        let server = tokio::spawn(serve(Arc::new(listener), "503"));
         let (checker, mut heard) =
             Checker::new(vec![check], Duration::from_millis(10), Duration::from_millis(20));
         let shutdown = CancellationToken::new();
@@ -376,7 +401,7 @@ mod tests {
         server.abort();
         assert!(server.await.is_err());
         let listener = TcpListener::bind(address).await.expect("the port again");
-        let server = tokio::spawn(serve(listener, "404"));
+        let server = tokio::spawn(serve(Arc::new(listener), "404"));
         until(&mut heard, true).await;
         server.abort();
         shutdown.cancel();

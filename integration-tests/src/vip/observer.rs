@@ -17,7 +17,7 @@ use super::frames::Mac;
 use super::observation::{Observation, Sight};
 use super::{Moment, Span};
 use crate::cluster::{Cluster, HOST_IMAGE, SHORT, wait_for};
-use crate::docker::unique;
+use crate::docker::{try_docker, unique};
 
 /// How long it may take to start, and to end once it was told to.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -58,6 +58,25 @@ pub struct Observer {
     /// Held open: it ends when this does.
     stdin: Option<ChildStdin>,
     told: JoinHandle<Result<(), String>>,
+    // The last field: by then the program in it knows that it shall end.
+    _container: Gone,
+}
+
+/// A container that is gone when this is dropped: until then its network cannot be removed.
+#[derive(Debug)]
+struct Gone(String);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        for _ in 0..100 {
+            // One that is being removed already is there for a moment, and `rm` does not wait for that.
+            if try_docker(&["container", "inspect", &self.0]).is_err() {
+                return;
+            }
+            let _ = try_docker(&["rm", "-f", &self.0]);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 impl Observer {
@@ -70,9 +89,17 @@ impl Observer {
     /// When it does not start.
     pub async fn start(program: &Path, place: &Place, vips: &[Ipv4Addr], host: &str) -> Result<Self, String> {
         let program = std::path::absolute(program).map_err(|error| error.to_string())?;
-        let name = unique("colossus-observer");
+        let name = Gone(unique("colossus-observer"));
         let mut command = Command::new("docker");
-        command.args(["run", "--rm", "-i", "--name", &name, "--network", &place.network]);
+        command.args([
+            "run",
+            "--rm",
+            "-i",
+            "--name",
+            &name.0,
+            "--network",
+            &place.network,
+        ]);
         command.args(place.labels.iter().flat_map(|label| ["--label", label]));
         // Where SELinux keeps containers from files that were not made for them.
         command.args(["--security-opt", "label=disable", "-v", "/:/host:ro"]);
@@ -105,6 +132,7 @@ impl Observer {
             child,
             stdin,
             told,
+            _container: name,
         })
     }
 
