@@ -274,10 +274,10 @@ fn bound(setup: &Setup) -> Vec<Finding> {
         Profile::Lan => Duration::from_millis(1000),
         Profile::Default => Duration::from_millis(2000),
     };
-    // The last renewal may have been seen right before the death. Writes may be stopped by an election of etcd, which
-    // runs beside that wait.
+    // The last renewal may have been seen right before the death, and the claim then meet an election of etcd. The two
+    // mostly run beside each other; 1.95 s were seen with the profile lan where the holder led etcd, too.
     let wait = settings.hold + settings.margin;
-    let worst = wait.max(election) + Duration::from_millis(100);
+    let worst = wait + election + Duration::from_millis(100);
     let said = format!(
         "a dead holder is replaced after {} ms, {} ms at the most (renewed every {} ms, kept for {} ms, margin {} ms; profile {})",
         (wait.saturating_sub(settings.renew / 2)).as_millis(),

@@ -197,3 +197,81 @@ pub fn random_word() -> Result<String, Error> {
     getrandom::fill(&mut bytes).map_err(|error| Error::Random(error.to_string()))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::election::ProcessId;
+
+    use super::*;
+
+    const F: Duration = Duration::from_millis(1200);
+    const WITHIN: Duration = Duration::from_secs(5);
+
+    fn secret(value: &str) -> watch::Receiver<Option<String>> {
+        watch::channel(Some(value.to_owned())).1
+    }
+
+    /// A keeper that answers every order with `promises`, for as long as the set lives.
+    async fn keeper(tasks: &mut tokio::task::JoinSet<()>, promises: bool) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("bound");
+        let (orders, mut heard) = mpsc::channel(4);
+        tasks.spawn(async move {
+            let served = serve(listener, orders, secret("s"), CancellationToken::new()).await;
+            served.expect("served");
+        });
+        tasks.spawn(async move {
+            while let Some(order) = heard.recv().await {
+                let Order::Promise {
+                    epoch, time, answer, ..
+                } = order
+                else {
+                    panic!("{order:?}");
+                };
+                assert_eq!((epoch, time), (7, F));
+                let _ = answer.send(promises);
+            }
+        });
+        addr
+    }
+
+    async fn ask(peers: Vec<SocketAddr>, known: &str, within: Duration) -> bool {
+        let holder = Holder {
+            node: "n1".parse().expect("a label"),
+            process: ProcessId("p".to_owned()),
+        };
+        let client = PeerClient::new(peers, secret(known)).expect("a client");
+        let vip = "web".parse().expect("a name");
+        client.ask(&vip, &holder, 7, F, within).await
+    }
+
+    #[tokio::test]
+    async fn only_if_all_promise_is_it_promised() {
+        let mut tasks = tokio::task::JoinSet::new();
+        let (first, second) = (keeper(&mut tasks, true).await, keeper(&mut tasks, true).await);
+        let refuses = keeper(&mut tasks, false).await;
+        assert!(ask(vec![first, second], "s", WITHIN).await);
+        assert!(!ask(vec![first, refuses, second], "s", WITHIN).await);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_away_or_silent_promises_nothing() {
+        let mut tasks = tokio::task::JoinSet::new();
+        let there = keeper(&mut tasks, true).await;
+        // Bound and never accepted: the kernel connects, and nobody answers.
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let silent = listener.local_addr().expect("bound");
+        assert!(!ask(vec![there, silent], "s", Duration::from_millis(50)).await);
+        drop(listener);
+        assert!(!ask(vec![there, silent], "s", WITHIN).await);
+    }
+
+    #[tokio::test]
+    async fn nobody_promises_anything_to_a_stranger() {
+        let mut tasks = tokio::task::JoinSet::new();
+        let there = keeper(&mut tasks, true).await;
+        for known in ["", "t", "ss"] {
+            assert!(!ask(vec![there], known, WITHIN).await, "{known:?}");
+        }
+    }
+}

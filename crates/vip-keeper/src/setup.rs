@@ -81,7 +81,7 @@ impl Setup {
             process: ProcessId(random_word().map_err(RunError::failed)?),
         };
         let settings = settings(args, me.clone())?;
-        let peers = peers(args)?;
+        let peers = peers(args, address)?;
         let mut config = args.etcd.config().map_err(RunError::config)?;
         let slow = etcd::Client::new(config.clone()).map_err(RunError::config)?;
         // A write that is not answered is tried elsewhere twice within half a right; then the election tries anew, counting from
@@ -228,7 +228,7 @@ fn settings(args: &Args, me: Holder) -> Result<Settings, RunError> {
     })
 }
 
-fn peers(args: &Args) -> Result<Vec<SocketAddr>, RunError> {
+fn peers(args: &Args, own: IpAddr) -> Result<Vec<SocketAddr>, RunError> {
     match args.without_etcd {
         WithoutEtcd::Release if args.peers.is_empty() => Ok(Vec::new()),
         // The same settings on every host are no mistake: those that only promise need no policy of their own.
@@ -244,7 +244,36 @@ fn peers(args: &Args) -> Result<Vec<SocketAddr>, RunError> {
             .peers
             .iter()
             .copied()
-            .filter(|peer| Some(*peer) != args.peer_addr)
+            .filter(|peer| !args.peer_addr.is_some_and(|here| is_here(*peer, here, own)))
             .collect()),
+    }
+}
+
+/// Whether `peer` is this keeper, which listens at `here`: the same list is given to every host.
+fn is_here(peer: SocketAddr, here: SocketAddr, own: IpAddr) -> bool {
+    let ip = if here.ip().is_unspecified() {
+        own
+    } else {
+        here.ip()
+    };
+    peer == SocketAddr::new(ip, here.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keeper_finds_itself_in_the_list_of_all_also_when_it_listens_everywhere() {
+        let own = [10, 0, 0, 11].into();
+        for (peer, here, expected) in [
+            ("10.0.0.11:9105", "10.0.0.11:9105", true),
+            ("10.0.0.11:9105", "0.0.0.0:9105", true),
+            ("10.0.0.12:9105", "0.0.0.0:9105", false),
+            ("10.0.0.11:9106", "10.0.0.11:9105", false),
+        ] {
+            let found = is_here(peer.parse().expect(peer), here.parse().expect(here), own);
+            assert_eq!(found, expected, "{peer} {here}");
+        }
     }
 }
