@@ -2,6 +2,7 @@
 //! an address but `cleanup`, which only works where no keeper runs.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use contract::DnsLabel;
@@ -60,14 +61,13 @@ impl<'a> Operator<'a> {
         Self { setup }
     }
 
-    /// Does what a command says. `status` and `healthcheck` are answered elsewhere.
+    /// Does what a command says. What needs no settings (`status`, `healthcheck`, `explain`) is answered before.
     ///
     /// # Errors
     /// When it cannot be done, or has come to nothing.
     pub async fn run(&self, command: &Command) -> Result<(), RunError> {
         match command {
-            Command::Inspect(_) => Ok(()),
-            Command::Explain { vip } => self.explain(vip.as_ref()).await,
+            Command::Inspect(_) | Command::Explain { .. } => Ok(()),
             Command::HandOver { to, only } => self.hand_over(to.as_ref(), only.as_ref()).await,
             Command::Drill { to, only } => self.drill(to.as_ref(), only.as_ref()).await,
             Command::Doctor => doctor::run(self.setup).await,
@@ -98,38 +98,6 @@ impl<'a> Operator<'a> {
             out.push_str(&format!("{vip}: {said}\n"));
         }
         out.push_str("nothing was changed\n");
-        print(&out)
-    }
-
-    async fn explain(&self, only: Option<&VipName>) -> Result<(), RunError> {
-        let status = get_status(self.setup.admin).await?;
-        let vips: Vec<VipView> = part(&status, "vips");
-        let keepers: Vec<KeeperView> = part(&status, "keepers");
-        let mut out = String::new();
-        for vip in vips
-            .iter()
-            .filter(|vip| only.is_none_or(|only| only.as_str() == vip.name))
-        {
-            out.push_str(&format!("{} ({})\n", vip.name, vip.address));
-            for line in &vip.explanation {
-                out.push_str(&format!("  {line}\n"));
-            }
-        }
-        if let Some(because) = status.get("etcd_error").and_then(|error| error.as_str()) {
-            out.push_str(&format!("etcd does not answer: {because}\n"));
-        }
-        out.push_str("keepers that etcd knows:\n");
-        for keeper in keepers {
-            let how = match (&keeper.because, keeper.ready.is_empty()) {
-                (Some(because), _) => format!("not ready: {because}"),
-                (None, false) => format!("ready for {}", keeper.ready.join(", ")),
-                (None, true) => "not ready".to_owned(),
-            };
-            out.push_str(&format!(
-                "  {} at {}, priority {}: {how}\n",
-                keeper.node, keeper.address, keeper.priority
-            ));
-        }
         print(&out)
     }
 
@@ -353,6 +321,42 @@ impl<'a> Operator<'a> {
         }
         Ok(())
     }
+}
+
+/// Says in words what the keeper whose admin server is at `admin` knows. Needs no settings but that.
+///
+/// # Errors
+/// When it gives no proper answer in time.
+pub async fn explain(admin: SocketAddr, only: Option<&VipName>) -> Result<(), RunError> {
+    let status = get_status(admin).await?;
+    let vips: Vec<VipView> = part(&status, "vips");
+    let keepers: Vec<KeeperView> = part(&status, "keepers");
+    let mut out = String::new();
+    for vip in vips
+        .iter()
+        .filter(|vip| only.is_none_or(|only| only.as_str() == vip.name))
+    {
+        out.push_str(&format!("{} ({})\n", vip.name, vip.address));
+        for line in &vip.explanation {
+            out.push_str(&format!("  {line}\n"));
+        }
+    }
+    if let Some(because) = status.get("etcd_error").and_then(|error| error.as_str()) {
+        out.push_str(&format!("etcd does not answer: {because}\n"));
+    }
+    out.push_str("keepers that etcd knows:\n");
+    for keeper in keepers {
+        let how = match (&keeper.because, keeper.ready.is_empty()) {
+            (Some(because), _) => format!("not ready: {because}"),
+            (None, false) => format!("ready for {}", keeper.ready.join(", ")),
+            (None, true) => "not ready".to_owned(),
+        };
+        out.push_str(&format!(
+            "  {} at {}, priority {}: {how}\n",
+            keeper.node, keeper.address, keeper.priority
+        ));
+    }
+    print(&out)
 }
 
 fn told(name: &VipName, moved: &Moved) -> String {

@@ -46,6 +46,9 @@ pub async fn run(args: Args, mut process: Process) -> Result<(), RunError> {
     if let Some(Command::Inspect(command)) = args.command {
         return command.run(&args.common).await;
     }
+    if let Some(Command::Explain { vip }) = &args.command {
+        return commands::explain(args.common.admin_addr, vip.as_ref()).await;
+    }
     let mut setup = Setup::new(&args)?;
     if let Some(command) = &args.command {
         return Operator::new(&setup).run(command).await;
